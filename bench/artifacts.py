@@ -1,0 +1,118 @@
+"""The cache: what was made once from the same content by the same tools is not made again.
+
+An entry is a folder named by the hash of everything it depends on. It is made in a temporary folder under
+the entry's lock and renamed into place, so that two runs at once share the work and a killed one leaves
+nothing that the next could mistake for an artifact.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from filelock import FileLock
+from platformdirs import user_cache_dir
+
+from bench.errors import UsageError
+from bench.schema import Artifact
+
+CARD = "artifact.json"
+
+
+class Made(msgspec.Struct, frozen=True):
+    """What a maker wrote into its folder: the file to open, its format, and facts worth keeping."""
+
+    format: str
+    file: str
+    facts: dict[str, Any] = {}
+
+
+def default_root() -> Path:
+    """`$BENCH_CACHE`, or the user's cache folder."""
+    return Path(os.environ.get("BENCH_CACHE") or user_cache_dir("bench"))
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def files_sha256(*paths: Path) -> str:
+    """One hash over the names and contents of several files."""
+    lines = (f"{path.name} {file_sha256(path)}\n" for path in sorted(paths, key=lambda path: path.name))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def model_files(file: Path) -> list[Path]:
+    """A model file and the parameters that travel beside it."""
+    beside = [file.with_suffix(suffix) for suffix in (".pdiparams", ".bin")]
+    return [file, *(path for path in beside if path.is_file())]
+
+
+def key_of(parts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()
+
+
+class Cache:
+    """Artifacts by content key below `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        try:
+            for name in ("tmp", "locks"):
+                (root / name).mkdir(parents=True, exist_ok=True)
+            (root / "locks" / "writable").touch()
+        except OSError as error:
+            raise UsageError(
+                f"cannot write the cache {root}", error.strerror or str(error), "set BENCH_CACHE to a folder you own"
+            ) from error
+
+    def get(self, kind: str, parts: Mapping[str, Any], make: Callable[[Path], Made]) -> Artifact:
+        """The artifact of `kind` that `parts` determine, made by `make(folder)` if it isn't there or is damaged.
+
+        Whatever `make` raises passes through, and nothing is kept.
+        """
+        key = key_of({"kind": kind, **parts})
+        place = self.root / kind / key[:2] / key
+        with FileLock(self.root / "locks" / f"{key}.lock"):
+            found = self._read(place)
+            if found:
+                return found
+            folder = self.root / "tmp" / key
+            # We hold the lock, so whoever left these is dead.
+            for stale in (folder, place):
+                shutil.rmtree(stale, ignore_errors=True)
+            folder.mkdir()
+            try:
+                made = make(folder)
+                self._seal(folder, made, parts)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                folder.rename(place)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+            sealed = self._read(place)
+        assert sealed is not None, f"{place} was damaged as it was made"
+        return sealed
+
+    def _seal(self, folder: Path, made: Made, parts: Mapping[str, Any]) -> None:
+        files = model_files(folder / made.file)
+        card = Artifact(
+            format=made.format,
+            path=made.file,
+            sha256=files_sha256(*files),
+            size_bytes=sum(path.stat().st_size for path in files),
+            made_by={**parts, **made.facts},
+        )
+        (folder / CARD).write_bytes(msgspec.json.encode(card))
+
+    def _read(self, place: Path) -> Artifact | None:
+        """The entry at `place` with an absolute path, or None where it is missing or not what was sealed."""
+        try:
+            card = msgspec.json.decode((place / CARD).read_bytes(), type=Artifact)
+            whole = files_sha256(*model_files(place / card.path)) == card.sha256
+        except (OSError, msgspec.DecodeError):
+            return None
+        return msgspec.structs.replace(card, path=str(place / card.path)) if whole else None

@@ -1,0 +1,162 @@
+"""What a backend is, and which there are: every other file of this folder is one.
+
+Facts are class attributes, so that a plan can be made without loading a runtime; verbs are few; the timed
+region is exactly `Session.run`.
+"""
+
+import importlib
+import importlib.util
+import pkgutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from bench.catalog import HardwareProfile
+from bench.errors import UsageError, unknown
+from bench.schema import Case, Frozen, Input, Interval, Measurement, Samples, Settings
+from bench.timing import Clock, measure
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Arrays = list[np.ndarray[Any, Any]]
+
+KNOWN = ("paddle", "paddle_tensorrt", "onnxruntime", "openvino", "tensorrt", "paddle_lite", "simulated")
+
+
+class Session:
+    """An engine, opened. `feed`, then `run` as often as wanted, then `fetch`; `close` frees it all.
+
+    `run` is one synchronous inference on inputs that are where the runtime wants them (`compute`);
+    `end_to_end` copies the inputs in, runs and copies the outputs out.
+    """
+
+    clock: Clock = staticmethod(time.perf_counter_ns)
+
+    def feed(self, inputs: "Arrays") -> None:
+        raise NotImplementedError
+
+    def run(self) -> None:
+        raise NotImplementedError
+
+    def fetch(self) -> "Arrays":
+        raise NotImplementedError
+
+    def end_to_end(self) -> None:
+        raise NotImplementedError
+
+    def effective(self) -> dict[str, Any]:
+        """What the runtime says it does: threads, precision, providers; read back, never what was asked."""
+        return {}
+
+    def close(self) -> None:
+        """Frees the engine; the session is of no use afterwards."""
+
+    def intervals(self) -> dict[Interval, Callable[[], None]]:
+        return {"compute": self.run, "end_to_end": self.end_to_end}
+
+    def measure(self, settings: Settings, clock: Clock | None = None) -> Measurement:
+        """The latencies of every interval asked for; `load_ns` and `first_ns` are the worker's to add."""
+        samples: dict[Interval, Samples] = {
+            interval: measure(self.intervals()[interval], settings, clock or self.clock)
+            for interval in settings.intervals
+        }
+        return Measurement(intervals=samples, load_ns=0, first_ns=0)
+
+
+class Setup(Frozen):
+    """All that an engine is opened for. `input_shape` is of one image, `options` are all of the backend's."""
+
+    case: Case
+    device: HardwareProfile
+    options: dict[str, str]
+    input_shape: tuple[int, ...]
+
+
+class BaseBackend:
+    """Facts on a runtime, and how to make and open its engines."""
+
+    name: ClassVar[str]
+    #: import names that must be found for the backend to work, and what to type if they aren't
+    requires: ClassVar[tuple[str, ...]] = ()
+    install: ClassVar[str] = ""
+    #: distributions whose versions an engine depends on
+    distributions: ClassVar[tuple[str, ...]] = ()
+    #: the artifact that engines are made from: "paddle", "onnx", or "" for none
+    source: ClassVar[str] = ""
+    #: the format of the engine where `build` makes one, else ""
+    engine: ClassVar[str] = ""
+    kinds: ClassVar[frozenset[str]] = frozenset()
+    precisions: ClassVar[frozenset[str]] = frozenset()
+    #: a backend that is no runtime never enters a plan unasked
+    default: ClassVar[bool] = True
+    #: whether outputs are real, so that parity can be checked
+    computes: ClassVar[bool] = True
+    #: option → what it admits: choices, of which the first is the default, or a number given as text
+    options: ClassVar[Mapping[str, tuple[str, ...] | str]] = {}
+    #: the options of a plain, unoptimised run, for use as the reference of its own format
+    plain: ClassVar[Mapping[str, str]] = {}
+
+    def environment(self, options: Mapping[str, str]) -> dict[str, str]:
+        """Environment variables that the worker must have before it imports the runtime."""
+        return {}
+
+    def probe(self, device: HardwareProfile) -> str:
+        """The runtime's version. Raises Unavailable with what to type where it can't serve `device`."""
+        raise NotImplementedError
+
+    def inspect(self, source: Path) -> tuple[Input, ...]:
+        """What a model of the backend's source format takes. Raises UsageError for a file that can't be read."""
+        raise NotImplementedError
+
+    def build(self, source: Path, folder: Path) -> Path:
+        """Makes the engine from `source` in `folder`; where there is nothing to make, the engine is the source."""
+        return source
+
+    def open(self, engine: Path, setup: Setup) -> Session:
+        """Raises Unsupported where the runtime can't do the case, Failed where the engine is damaged."""
+        raise NotImplementedError
+
+
+def names() -> list[str]:
+    """The backends of this bench, which are the files of this folder."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def get(name: str) -> BaseBackend:
+    """The backend of that name; importing it loads no runtime. Raises UsageError for an unknown one."""
+    if name not in names():
+        raise unknown("backend", name, names(), "list them with: bench list backends")
+    backend: BaseBackend = importlib.import_module(f"bench.backends.{name}").Backend()
+    return backend
+
+
+def missing(backend: BaseBackend) -> str:
+    """Why the backend can't work in this Python, or "" where everything that it imports can be found."""
+    absent = [module for module in backend.requires if importlib.util.find_spec(module) is None]
+    return f"{', '.join(absent)} is not installed; install it with: {backend.install}" if absent else ""
+
+
+def settle(backend: BaseBackend, asked: Mapping[str, str]) -> dict[str, str]:
+    """All options of a backend: those asked for, checked, and the defaults of the rest."""
+    for option, value in asked.items():
+        if option not in backend.options:
+            raise unknown(f"option of {backend.name}", option, list(backend.options), "see: bench list backends")
+        allowed = backend.options[option]
+        good = value in allowed if isinstance(allowed, tuple) else _is_number(value)
+        if not good:
+            wanted = ", ".join(allowed) if isinstance(allowed, tuple) else "a number"
+            raise UsageError(f"{backend.name}.{option} cannot be {value!r}", f"it takes {wanted}", "correct --set")
+    defaults = {
+        option: allowed[0] if isinstance(allowed, tuple) else allowed for option, allowed in backend.options.items()
+    }
+    return {**defaults, **asked}
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,296 @@
+"""Arguments → one call each. Results go to standard output; progress, warnings and errors to standard error."""
+
+import os
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+
+from bench import __version__
+from bench.errors import BenchError, UsageError
+
+if TYPE_CHECKING:
+    from bench.plan import Plan, Request
+    from bench.schema import Record
+
+INTERRUPTED = 130
+ItemT = TypeVar("ItemT")
+
+
+# What an argument may look like
+
+
+class Listed(click.ParamType):
+    """`1,4,8` → (1, 4, 8), each item converted and checked by `convert_item`."""
+
+    def __init__(self, name: str, convert_item: Callable[[str], Any]) -> None:
+        self.name = name
+        self.convert_item = convert_item
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return tuple(self.convert_item(item.strip()) for item in value.split(","))
+        except ValueError as error:
+            self.fail(f"{value!r} ({error})", param, ctx)
+
+
+class Converted(Listed):
+    """One value, with a unit or another spelling of its own."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return self.convert_item(value.strip())
+        except ValueError as error:
+            self.fail(f"{value!r} ({error})", param, ctx)
+
+
+def positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError("a whole number from 1 on is needed")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    """`20s`, `1.5m`, `500ms`, or plain seconds."""
+    for unit, factor in (("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)):
+        if text.endswith(unit):
+            return _above_zero(text.removesuffix(unit)) * factor
+    return _above_zero(text)
+
+
+def share(text: str) -> float:
+    """`1%` or `0.01`."""
+    return _above_zero(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+
+
+def size(text: str) -> int:
+    """`4GiB`, `512MiB`, or plain bytes."""
+    for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("GB", 10**9), ("MB", 10**6)):
+        if text.endswith(unit):
+            return int(_above_zero(text.removesuffix(unit)) * factor)
+    return int(_above_zero(text))
+
+
+def _above_zero(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise ValueError("a number above 0 is needed")
+    return number
+
+
+def one_of(*allowed: str) -> Callable[[str], str]:
+    def convert(text: str) -> str:
+        if text not in allowed:
+            raise ValueError(f"choose from {', '.join(allowed)}")
+        return text
+
+    return convert
+
+
+NUMBERS = Listed("N,N,…", positive)
+PRECISIONS = Listed("PRECISION,…", one_of("fp32", "fp16", "bf16", "int8"))
+INTERVALS = Listed("INTERVAL,…", one_of("compute", "end_to_end"))
+NAMES = Listed("NAME,…", str)
+
+
+def flatten(groups: Iterable[Iterable[ItemT]]) -> tuple[ItemT, ...]:
+    """What a repeatable option with lists in it means: all of them, each once, in order."""
+    return tuple(dict.fromkeys(item for group in groups for item in group))
+
+
+# The commands
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, message="bench %(version)s")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def bench(debug: bool) -> None:
+    """Which backbone, on which runtime, is fast enough on my device, and did my change make it slower?"""
+
+
+MODEL_OPTIONS = [
+    click.option("--model", "models", multiple=True, metavar="NAME", help="A card, a glob, 'all', or a model file."),
+    click.option("--family", "families", multiple=True, metavar="NAME", help="All cards of a family."),
+    click.option("--input-shape", type=NUMBERS, default=(), help="C,H,W, where a model file leaves it open."),
+    click.option("--weights", default="random", metavar="random|pretrained|PATH", show_default=True),
+]
+
+
+def with_options(options: list[Callable[[Any], Any]]) -> Callable[[Any], Any]:
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+@bench.command()
+@with_options(MODEL_OPTIONS)
+@click.option("--device", metavar="ID", help="See bench list devices.  [default: cpu]")
+@click.option("--backend", "backends", type=NAMES, multiple=True, help="Repeatable.  [default: the device's]")
+@click.option("--precision", "precisions", type=PRECISIONS, multiple=True, help="[default: the device's]")
+@click.option("--batch-size", "batch_sizes", type=NUMBERS, multiple=True, help="[default: the device's]")
+@click.option("--threads", type=NUMBERS, multiple=True, help="[default: the device's]")
+@click.option("--interval", "intervals", type=INTERVALS, default="compute", show_default=True, help="What is timed.")
+@click.option("--set", "assignments", multiple=True, metavar="BACKEND.OPTION=VALUE", help="See bench list backends.")
+@click.option("--budget", type=Converted("TIME", seconds), default="20s", show_default=True, help="For each case.")
+@click.option(
+    "--precision-target", type=Converted("SHARE", share), default="1%", show_default=True, help="Half width to stop at."
+)
+@click.option("--repetitions", type=Converted("N", positive), help="Fresh processes a case.  [default: as needed]")
+@click.option("--warmup", type=Converted("N", positive), help="Calls before samples count.  [default: until steady]")
+@click.option("--iterations", type=Converted("N", positive), help="Samples a repetition.  [default: by time]")
+@click.option("--timeout", type=Converted("TIME", seconds), default="600s", show_default=True, help="For one worker.")
+@click.option("--memory-limit", type=Converted("SIZE", size), help="For one worker, such as 4GiB.")
+@click.option("--results", type=click.Path(path_type=Path), default="results", show_default=True)
+@click.option("--resume", is_flag=False, flag_value="latest", metavar="[RUN]", help="Go on with a run, or the latest.")
+@click.option("--dry-run", is_flag=True, help="Show the plan only.")
+@click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option("--quiet", is_flag=True, help="No progress.")
+@click.pass_context
+def run(ctx: click.Context, **options: Any) -> None:
+    """Plan the cases, export, check parity, measure, and save records."""
+    from bench import progress, report, session
+
+    command = ("bench", *sys.argv[1:])
+    if options["resume"]:
+        _refuse_plan_options(ctx)
+        earlier = session.find_run(options["results"], options["resume"])
+        with progress.choose(options["quiet"]) as shown:
+            outcome = session.resume(earlier, command, shown)
+    else:
+        request = request_from(options)
+        if options["dry_run"]:
+            show_plan(session.preview(request), request, options["format_"])
+            return
+        with progress.choose(options["quiet"]) as shown:
+            outcome = session.start(request, options["results"], command, shown)
+    built = report.build(outcome.path)
+    click.echo(report.get(options["format_"]).render(built), nl=False)
+    click.echo(f"bench: {tally(outcome.records)}; records: {outcome.path}", err=True)
+    sys.exit(exit_code(outcome.records))
+
+
+def _refuse_plan_options(ctx: click.Context) -> None:
+    """`--resume` goes on with what was asked then; anything else said now would be ignored, so it is refused."""
+    free = {"resume", "results", "format_", "quiet"}
+    given = [
+        name
+        for name in ctx.params
+        if name not in free and ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise UsageError(
+            "--resume goes on with the run as it was asked for",
+            f"also given: {', '.join('--' + name.replace('_', '-') for name in given)}",
+            "leave them out, or start a new run without --resume",
+        )
+
+
+def request_from(options: dict[str, Any]) -> "Request":
+    from bench.plan import Request
+    from bench.schema import Settings
+
+    settings = Settings(
+        intervals=tuple(dict.fromkeys(options["intervals"])),
+        warmup=options["warmup"],
+        iterations=options["iterations"],
+        repetitions=options["repetitions"],
+        budget_s=options["budget"],
+        precision_target=options["precision_target"],
+        timeout_s=options["timeout"],
+        memory_limit_bytes=options["memory_limit"],
+        weights=options["weights"],
+    )
+    return Request(
+        models=options["models"],
+        families=options["families"],
+        device=options["device"] or "cpu",
+        backends=flatten(options["backends"]),
+        precisions=flatten(options["precisions"]),
+        batch_sizes=flatten(options["batch_sizes"]),
+        threads=flatten(options["threads"]),
+        input_shape=options["input_shape"],
+        settings=settings,
+        options=assigned(options["assignments"]),
+    )
+
+
+def assigned(assignments: Iterable[str]) -> dict[str, dict[str, str]]:
+    """`("paddle.onednn=off",)` → {"paddle": {"onednn": "off"}}."""
+    options: dict[str, dict[str, str]] = {}
+    for assignment in assignments:
+        target, equals, value = assignment.partition("=")
+        backend, dot, option = target.partition(".")
+        if not (equals and dot and backend and option):
+            raise UsageError(f"cannot read --set {assignment!r}", "", "write it as BACKEND.OPTION=VALUE")
+        options.setdefault(backend, {})[option] = value
+    return options
+
+
+def show_plan(plan: "Plan", request: "Request", format_: str) -> None:
+    import msgspec
+
+    if format_ == "json":
+        data = {"cases": plan.cases, "left_out": plan.left_out, "estimate_s": plan.estimate_s(request.settings)}
+        click.echo(msgspec.json.format(msgspec.json.encode(data)))
+        return
+    for case in plan.cases:
+        click.echo(case.key)
+    for left in plan.left_out:
+        click.echo(f"{left.case.key}  {left.status}: {left.reason}")
+    minutes = plan.estimate_s(request.settings) / 60
+    click.echo(f"{len(plan.cases)} cases to measure, {len(plan.left_out)} left out; about {minutes:.0f} minutes at most")
+
+
+def tally(records: "Iterable[Record]") -> str:
+    """`9 cases ok, 1 failed`: a case is what its last record says."""
+    from collections import Counter
+
+    counts = Counter({record.case: record.status for record in records}.values())
+    return ", ".join(f"{count} {status}" for status, count in counts.items()) or "nothing was left to do"
+
+
+def exit_code(records: "Iterable[Record]") -> int:
+    """0 done, 1 a case failed, 3 nothing could be measured here."""
+    statuses = {record.status for record in records}
+    if "failed" in statuses:
+        return 1
+    return 3 if statuses and "ok" not in statuses else 0
+
+
+def main() -> NoReturn:
+    """Runs the command line. Errors are one line, and exit codes are the contract's."""
+    debug = "--debug" in sys.argv
+    try:
+        code = bench.main(standalone_mode=False)
+    except click.ClickException as error:
+        code = complain(UsageError(error.format_message().rstrip(".")), 2)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("bench: interrupted; finished repetitions are saved; go on with: bench run --resume", err=True)
+        code = INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output has gone, as `| head` does: nothing is wrong.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except BenchError as error:
+        if debug:
+            raise
+        code = complain(error, error.exit_code)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def complain(error: Exception, code: int) -> int:
+    click.echo("bench: " + " ".join(str(error).split()), err=True)
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""What the runner asks of a worker, and what a worker answers: one file each way."""
+
+from typing import Any, Literal
+
+from bench.artifacts import Made
+from bench.backends import Setup
+from bench.catalog import HardwareProfile, ModelCard
+from bench.schema import Case, Frozen, Input, Measurement, Parity, Settings, Validity
+
+
+class Job(Frozen, tag_field="kind"):
+    """One piece of work for a fresh process."""
+
+
+class PaddleFromNetwork(Job, tag="paddle_from_network"):
+    """Export a card's network, with `weights` ("random" or a .pdparams file), into `folder`."""
+
+    card: ModelCard
+    weights: str
+    folder: str
+
+
+class OnnxFromPaddle(Job, tag="onnx_from_paddle"):
+    """`input_shape` is of one image: (channels, height, width)."""
+
+    source: str
+    opset: int
+    input_shape: tuple[int, ...]
+    folder: str
+
+
+class Build(Job, tag="build"):
+    backend: str
+    source: str
+    folder: str
+
+
+class Inspect(Job, tag="inspect"):
+    """What inputs a model file takes."""
+
+    backend: str
+    source: str
+
+
+class Reference(Job, tag="reference"):
+    """Seeded inputs of `input_shape` and the outputs that `backend`, run plainly, gives for them."""
+
+    backend: str
+    source: str
+    input_shape: tuple[int, ...]
+    batch_size: int
+    folder: str
+
+
+class Probe(Job, tag="probe"):
+    backend: str
+    device: HardwareProfile
+
+
+class Measure(Job, tag="measure"):
+    """One repetition of a case. `reference` is "" for a backend that computes nothing."""
+
+    setup: Setup
+    settings: Settings
+    engine: str
+    reference: str
+
+
+AnyJob = PaddleFromNetwork | OnnxFromPaddle | Build | Inspect | Reference | Probe | Measure
+
+
+class Order(Frozen):
+    """A job with what must hold in its process before it starts."""
+
+    job: AnyJob
+    cpus: tuple[int, ...] = ()
+    memory_limit_bytes: int | None = None
+
+
+class Answer(Frozen, tag_field="kind"):
+    """What came of a job."""
+
+
+class Problem(Answer, tag="problem"):
+    """The job could not be done. `status` says in which way, "refused" for unusable input; `reason` is one line."""
+
+    status: Literal["failed", "unsupported", "unavailable", "refused"]
+    reason: str
+    log: str = ""
+
+
+class Folder(Answer, tag="folder"):
+    """The job's folder is filled."""
+
+    made: Made
+    took_ns: int
+
+
+class Inspected(Answer, tag="inspected"):
+    inputs: tuple[Input, ...]
+
+
+class Version(Answer, tag="version"):
+    version: str
+
+
+class Measured(Answer, tag="measured"):
+    measurement: Measurement
+    parity: Parity | None
+    effective: dict[str, Any]
+    telemetry: dict[str, Any]
+    validity: tuple[Validity, ...]
+
+
+AnyAnswer = Problem | Folder | Inspected | Version | Measured

@@ -1,0 +1,136 @@
+"""A command line and two small data files → cases, and what was left out and why. Pure."""
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from bench.backends import KNOWN, BaseBackend
+from bench.catalog import HardwareProfile, ModelCard
+from bench.errors import Unavailable
+from bench.schema import Case, Frozen, Precision, Settings, Status
+
+
+class Request(Frozen):
+    """What a user asked for; empty means the profile's default. Kept in the header of the run's file."""
+
+    models: tuple[str, ...] = ()
+    families: tuple[str, ...] = ()
+    device: str = "cpu"
+    backends: tuple[str, ...] = ()
+    precisions: tuple[Precision, ...] = ()
+    batch_sizes: tuple[int, ...] = ()
+    threads: tuple[int, ...] = ()
+    input_shape: tuple[int, ...] = ()
+    settings: Settings = Settings()
+    options: dict[str, dict[str, str]] = {}
+
+
+class LeftOut(Frozen):
+    """A case that won't be measured. `status` is "unsupported" (can't be) or "unavailable" (not here)."""
+
+    case: Case
+    status: Status
+    reason: str
+
+
+class Plan(msgspec.Struct, frozen=True):
+    profile: HardwareProfile
+    cards: dict[str, ModelCard]
+    cases: tuple[Case, ...]
+    left_out: tuple[LeftOut, ...]
+
+    def estimate_s(self, settings: Settings) -> float:
+        """About how long the plan takes, at most: each case spends its budget, each model is exported once."""
+        per_case = settings.repetitions * 4.0 if settings.repetitions else settings.budget_s
+        models = {case.model for case in self.cases}
+        return len(self.cases) * per_case + 10.0 * len(models)
+
+
+def refuse_stranger(profile: HardwareProfile, description: Mapping[str, Any]) -> None:
+    """Raises Unavailable where this machine is not the device that the profile describes."""
+    wanted = profile.match
+    hardware = description["hardware"]
+    cpu, gpus = hardware["cpu"]["name"] or "unknown", hardware["gpus"]
+    if profile.kind == "phone":
+        raise Unavailable(
+            f"{profile.name} is a phone ({profile.label})",
+            "this bench has no backend for phones yet",
+            "list what works here with: bench doctor",
+        )
+    if wanted.gpu and not any(re.search(wanted.gpu, gpu) for gpu in gpus):
+        raise Unavailable(
+            f"looked for a GPU named like {profile.label} for device {profile.name}",
+            f"found {', '.join(gpus) or 'no NVIDIA GPU'} beside the CPU {cpu}",
+            "run it on a machine that has one, or measure this one with: --device cpu",
+        )
+    if wanted.cpu and not re.search(wanted.cpu, cpu):
+        raise Unavailable(
+            f"looked for a CPU named like {profile.label} for device {profile.name}",
+            f"found {cpu}",
+            "run it on such a machine, or measure this one with: --device cpu",
+        )
+
+
+def make(
+    request: Request,
+    cards: Sequence[ModelCard],
+    profile: HardwareProfile,
+    backends: Mapping[str, BaseBackend],
+    missing: Mapping[str, str],
+    cpus: int,
+) -> Plan:
+    """All cases of the request, in the order model, backend, precision, batch size, threads.
+
+    `backends` are those that exist, `missing` says of each why it can't work in this Python ("" if it can), `cpus` is
+    how many CPUs a thread pool may use.
+    """
+    matrix = itertools.product(
+        [card.name for card in cards],
+        request.backends or profile.backends,
+        request.precisions or profile.precisions,
+        request.batch_sizes or profile.batch_sizes,
+        request.threads or profile.threads,
+    )
+    by_name = {card.name: card for card in cards}
+    cases: list[Case] = []
+    left_out: list[LeftOut] = []
+    for model, backend, precision, batch_size, threads in matrix:
+        case = Case(model, backend, profile.name, precision, batch_size, threads)
+        status, reason = _obstacle(case, by_name[model], profile, backends, missing, cpus)
+        if status == "ok":
+            cases.append(case)
+        else:
+            left_out.append(LeftOut(case, status, reason))
+    return Plan(profile=profile, cards=by_name, cases=tuple(cases), left_out=tuple(left_out))
+
+
+def _obstacle(
+    case: Case,
+    card: ModelCard,
+    profile: HardwareProfile,
+    backends: Mapping[str, BaseBackend],
+    missing: Mapping[str, str],
+    cpus: int,
+) -> tuple[Status, str]:
+    """("ok", "") or what stands in the way of a case, as far as can be told without loading a runtime."""
+    backend = backends.get(case.backend)
+    if backend is None:
+        known = "a later bench will have it" if case.backend in KNOWN else "there is no such backend"
+        return "unavailable", f"{case.backend} is not in this bench; {known}"
+    if profile.kind not in backend.kinds:
+        return "unsupported", f"{case.backend} here runs on {', '.join(sorted(backend.kinds))}, not on a {profile.kind}"
+    if case.precision not in backend.precisions:
+        can = ", ".join(sorted(backend.precisions))
+        return "unsupported", f"{case.backend} runs {can} on a {profile.kind}, not {case.precision}"
+    if not card.measurable:
+        return "unsupported", f"only published figures of {case.model} are known, not its network"
+    if card.format == "onnx" and backend.source == "paddle":
+        return "unsupported", f"{case.backend} reads Paddle models, and nothing converts ONNX to Paddle"
+    if missing[case.backend]:
+        return "unavailable", missing[case.backend]
+    if case.threads > cpus:
+        return "unavailable", f"{case.threads} threads asked, {cpus} CPUs may be used here"
+    return "ok", ""

@@ -1,0 +1,278 @@
+"""What a case needs before it can be measured: a model file in the right format, an engine, a reference.
+
+All of it comes from the cache, or is made in a worker and put there.
+"""
+
+import shutil
+import urllib.request
+from collections.abc import Callable, Mapping
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from bench import backends, process
+from bench.artifacts import Cache, Made, file_sha256, files_sha256, model_files
+from bench.catalog import MODELS, ModelCard
+from bench.errors import BenchError, Failed, Unavailable, Unsupported, UsageError, last_line
+from bench.jobs import (
+    AnyAnswer,
+    AnyJob,
+    Build,
+    Folder,
+    Inspect,
+    Inspected,
+    OnnxFromPaddle,
+    Order,
+    PaddleFromNetwork,
+    Problem,
+    Reference,
+)
+from bench.schema import Artifact, Input, Settings
+
+HERE = Path(__file__).resolve().parent
+OPSET = 17
+#: which backend, run plainly, is the reference of which format
+REFERENCES = {"paddle": "paddle", "onnx": "onnxruntime"}
+#: what must be importable to export a card to a format, and the distributions whose versions decide the result
+EXPORTERS = {"paddle": ("paddle",), "onnx": ("paddle", "paddle2onnx")}
+DISTRIBUTIONS = ("paddlepaddle", "paddlepaddle-gpu", "paddle2onnx", "onnx")
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+ERRORS: dict[str, type[BenchError]] = {
+    "failed": Failed,
+    "unsupported": Unsupported,
+    "unavailable": Unavailable,
+    "refused": UsageError,
+}
+
+AnswerT = TypeVar("AnswerT")
+
+
+def versions(*distributions: str) -> dict[str, str]:
+    """The versions of those that are installed."""
+    found = {}
+    for name in distributions:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def thread_environment(threads: int) -> dict[str, str]:
+    """Every pool that reads an environment variable gets the size that was asked for, whatever the user's shell says."""
+    return {**dict.fromkeys(THREAD_VARIABLES, str(threads)), "POLYGRAPHY_AUTOINSTALL_DEPS": "0"}
+
+
+class Workshop:
+    """Makes artifacts for one run. Each verb returns one, or raises why there is none."""
+
+    def __init__(self, cache: Cache, settings: Settings, cpus: tuple[int, ...], say: Callable[[str], None]) -> None:
+        self.cache = cache
+        self.settings = settings
+        self.cpus = cpus
+        self.say = say
+        self._inspected: dict[str, Input] = {}
+        process.sweep(cache.root / "tmp")
+
+    def ask(self, job: AnyJob, environ: Mapping[str, str], cpus: tuple[int, ...] = ()) -> AnyAnswer:
+        """A fresh worker's answer to `job`."""
+        order = Order(job=job, cpus=cpus, memory_limit_bytes=self.settings.memory_limit_bytes)
+        return process.ask(order, environ, self.settings.timeout_s, self.cache.root / "tmp")
+
+    def insist(self, job: AnyJob, expected: type[AnswerT]) -> AnswerT:
+        """The answer to a job of preparation, on one thread so that its result is always the same.
+
+        Raises the Problem that came instead.
+        """
+        answer = self.ask(job, thread_environment(1))
+        if isinstance(answer, Problem):
+            raise ERRORS[answer.status](answer.reason, log=answer.log)
+        assert isinstance(answer, expected), f"{type(job).__name__} was answered by {type(answer).__name__}"
+        return answer
+
+    def source(self, card: ModelCard, format: str) -> Artifact:
+        """The model in `format`, "paddle" or "onnx". Raises Unsupported where no conversion leads there."""
+        if card.file and card.format == format:
+            return _own(card)
+        if format == "paddle":
+            if not card.network:
+                raise Unsupported(f"nothing converts {card.format} to Paddle")
+            return self._paddle(card)
+        paddle = self.source(card, "paddle")
+        parts = {
+            "source": paddle.sha256,
+            "opset": OPSET,
+            "input_shape": self.input_shape(card),
+            "versions": versions(*DISTRIBUTIONS),
+            "code": files_sha256(HERE / "export.py", HERE / "counting.py"),
+        }
+        job = partial(OnnxFromPaddle, source=paddle.path, opset=OPSET, input_shape=self.input_shape(card))
+        return _with_source(self._get(f"{card.name} to ONNX", "onnx", parts, job), paddle)
+
+    def weights(self, card: ModelCard) -> str:
+        """ "random", or the path of the parameters that were asked for, downloaded where they are the published ones.
+
+        Raises Unavailable where they can't be had, UsageError for a path that leads nowhere.
+        """
+        asked = self.settings.weights
+        if asked == "random":
+            return asked
+        if asked == "pretrained":
+            return self._download(card)
+        if not Path(asked).is_file():
+            raise UsageError(f"no weights {asked}", "there is no such file", "--weights takes random, pretrained or a file")
+        return asked
+
+    def _download(self, card: ModelCard) -> str:
+        if not card.weights:
+            raise Unavailable(f"no published weights of {card.name} are known", "", "name a file with --weights PATH")
+
+        def make(folder: Path) -> Made:
+            self.say(f"downloading {card.weights}")
+            file = folder / card.weights.rpartition("/")[2]
+            try:
+                with urllib.request.urlopen(card.weights, timeout=60) as answer, file.open("wb") as out:
+                    shutil.copyfileobj(answer, out)
+            except OSError as error:
+                raise Unavailable(
+                    f"cannot download {card.weights}", last_line(error), "fetch it yourself and name it: --weights PATH"
+                ) from error
+            _verify(card, file)
+            return Made(format="weights", file=file.name)
+
+        return self.cache.get("weights", {"url": card.weights}, make).path
+
+    def _paddle(self, card: ModelCard) -> Artifact:
+        weights = self.weights(card)
+        module = card.network.partition(":")[0].partition(".")[2]
+        parts = {
+            "network": card.network,
+            "input_shape": card.input_shape,
+            "weights": weights if weights == "random" else file_sha256(Path(weights)),
+            "versions": versions("paddlepaddle", "paddlepaddle-gpu"),
+            "code": files_sha256(MODELS / f"{module}.py", MODELS / "layers.py", HERE / "export.py", HERE / "weights.py"),
+        }
+        job = partial(PaddleFromNetwork, card=card, weights=weights)
+        return self._get(f"{card.name} to Paddle", "paddle", parts, job)
+
+    def engine(self, card: ModelCard, name: str) -> Artifact:
+        """What the backend of that name executes; the source itself where it builds nothing."""
+        backend = backends.get(name)
+        if not backend.source:
+            return Artifact(format="", path="", sha256="", size_bytes=0)
+        source = self.source(card, backend.source)
+        if not backend.engine:
+            return source
+        parts = {
+            "source": source.sha256,
+            "backend": name,
+            "versions": versions(*backend.distributions),
+            "code": files_sha256(HERE / "backends" / f"{name}.py"),
+        }
+        job = partial(Build, backend=name, source=source.path)
+        return _with_source(self._get(f"{card.name} for {name}", backend.engine, parts, job), source)
+
+    def reference(self, card: ModelCard) -> Artifact:
+        """Inputs, and the outputs of the reference runtime of the model's own format."""
+        format = card.format or "paddle"
+        backend = backends.get(REFERENCES[format])
+        source = self.source(card, format)
+        batch_size = self.fixed_batch(card) or 1
+        parts = {
+            "source": source.sha256,
+            "input_shape": self.input_shape(card),
+            "batch_size": batch_size,
+            "versions": versions(*backend.distributions),
+            "code": files_sha256(HERE / "parity.py", HERE / "backends" / f"{backend.name}.py"),
+        }
+        job = partial(
+            Reference,
+            backend=backend.name,
+            source=source.path,
+            input_shape=self.input_shape(card),
+            batch_size=batch_size,
+        )
+        return self._get(f"{card.name}, reference outputs", "reference", parts, job)
+
+    def _get(self, what: str, kind: str, parts: dict[str, Any], job: Callable[..., AnyJob]) -> Artifact:
+        def make(folder: Path) -> Made:
+            self.say(what)
+            answer = self.insist(job(folder=str(folder)), Folder)
+            return msgspec.structs.replace(answer.made, facts={**answer.made.facts, "took_ns": answer.took_ns})
+
+        return self.cache.get(kind, parts, make)
+
+    def public(self, artifact: Artifact) -> Artifact:
+        """The artifact as a record may show it: records get published, a home folder does not."""
+        path = Path(artifact.path)
+        inside = path.is_relative_to(self.cache.root)
+        return msgspec.structs.replace(artifact, path=str(path.relative_to(self.cache.root)) if inside else path.name)
+
+    def inspect(self, card: ModelCard) -> Input:
+        """The one input of a user's own model.
+
+        Raises UsageError for a file that can't be read or leaves its shape open, Unsupported for one that
+        is no image classifier, Unavailable without the runtime that reads it.
+        """
+        if card.file not in self._inspected:
+            backend = backends.get(REFERENCES[card.format])
+            if missing := backends.missing(backend):
+                raise Unavailable(f"cannot read {Path(card.file).name}", missing)
+            inputs = self.insist(Inspect(backend=backend.name, source=card.file), Inspected).inputs
+            self._inspected[card.file] = _single_image(card, inputs)
+        return self._inspected[card.file]
+
+    def input_shape(self, card: ModelCard) -> tuple[int, ...]:
+        """(channels, height, width) of one image."""
+        if card.network:
+            return card.input_shape
+        asked = iter(card.input_shape)
+        shape = tuple(next(asked, None) if size is None else size for size in self.inspect(card).shape[1:])
+        if card.input_shape and len(card.input_shape) == len(shape):
+            shape = card.input_shape
+        if None in shape:
+            found = "x".join(str(size or "?") for size in shape)
+            raise UsageError(
+                f"{Path(card.file).name} leaves its input shape open", found, "say it with: --input-shape 3,224,224"
+            )
+        return tuple(size for size in shape if size is not None)
+
+    def fixed_batch(self, card: ModelCard) -> int | None:
+        """The only batch size that a user's file takes, if it names one."""
+        return None if card.network else self.inspect(card).shape[0]
+
+
+def _single_image(card: ModelCard, inputs: tuple[Input, ...]) -> Input:
+    name = Path(card.file).name
+    if len(inputs) != 1:
+        names = ", ".join(input.name for input in inputs)
+        raise Unsupported(f"{name} is no image classifier", f"it has {len(inputs)} inputs: {names}")
+    if inputs[0].type != "float32" or len(inputs[0].shape) < 2:
+        raise Unsupported(f"{name} is no image classifier", f"its input is {inputs[0].type} {inputs[0].shape}")
+    return inputs[0]
+
+
+def _verify(card: ModelCard, file: Path) -> None:
+    """Against the card's checksum, where it has one. A file without one is still read as the untrusted thing it is."""
+    found = file_sha256(file)
+    if card.weights_sha256 not in ("", found):
+        raise Failed(f"{card.weights} is not what the card of {card.name} promises", f"its SHA-256 is {found}")
+
+
+def _own(card: ModelCard) -> Artifact:
+    """A user's file, as it is."""
+    files = model_files(Path(card.file))
+    return Artifact(
+        format=card.format,
+        path=card.file,
+        sha256=files_sha256(*files),
+        size_bytes=sum(file.stat().st_size for file in files),
+        made_by={"file": Path(card.file).name},
+    )
+
+
+def _with_source(artifact: Artifact, source: Artifact) -> Artifact:
+    return msgspec.structs.replace(artifact, made_by={**artifact.made_by, "from": source.made_by})

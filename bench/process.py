@@ -1,0 +1,101 @@
+"""Starts a worker, waits for it without waking, and turns whatever happens to it into an answer."""
+
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from bench.jobs import AnyAnswer, Order, Problem
+
+LOG_TAIL_BYTES = 2000
+_answer = msgspec.json.Decoder(AnyAnswer)
+
+
+def sweep(folder: Path) -> None:
+    """Removes what workers of runs that no longer live have left in `folder`."""
+    for left in folder.glob("job-*"):
+        if not psutil.pid_exists(int(left.name.split("-")[1])):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def ask(order: Order, environ: Mapping[str, str], timeout_s: float, scratch: Path) -> AnyAnswer:
+    """Has a fresh process do `order` with `environ` on top of ours. It is dead when this returns or raises."""
+    with tempfile.TemporaryDirectory(prefix=f"job-{os.getpid()}-", dir=scratch, ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        order_file, answer_file, log_file = folder / "order.json", folder / "answer.json", folder / "log"
+        order_file.write_bytes(msgspec.json.encode(order))
+        with log_file.open("wb") as log:
+            worker = subprocess.Popen(
+                [sys.executable, "-P", "-X", "faulthandler", "-m", "bench.worker", str(order_file), str(answer_file)],
+                env=_environ(environ),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            try:
+                in_time = _wait(worker, timeout_s)
+            finally:
+                _end(worker)
+        if not in_time:
+            return Problem(status="failed", reason=f"no answer within {timeout_s:g} s", log=_tail(log_file))
+        try:
+            return _answer.decode(answer_file.read_bytes())
+        except FileNotFoundError:
+            return Problem(status="failed", reason=_cause(worker.returncode, order), log=_tail(log_file))
+
+
+def _environ(extra: Mapping[str, str]) -> dict[str, str]:
+    """Ours, with the package's own parent first, so that a worker runs the code that asks it whatever the folder."""
+    path = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path, **extra}
+
+
+def _wait(worker: "subprocess.Popen[bytes]", timeout_s: float) -> bool:
+    """Whether the worker ended in time. `Popen.wait` would look twenty times a second; this sleeps."""
+    if not hasattr(os, "pidfd_open"):
+        try:
+            worker.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+    descriptor = os.pidfd_open(worker.pid)
+    try:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        return bool(poll.poll(timeout_s * 1000))
+    finally:
+        os.close(descriptor)
+
+
+def _end(worker: "subprocess.Popen[bytes]") -> None:
+    """Nothing of the worker's session outlives it, children included."""
+    try:
+        os.killpg(worker.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    worker.wait()
+
+
+def _cause(returncode: int, order: Order) -> str:
+    limit = order.memory_limit_bytes
+    note = f" (memory limit {limit / 2**30:.2g} GiB)" if limit else ""
+    if returncode >= 0:
+        return f"the worker exited with code {returncode} and no answer{note}"
+    name = signal.Signals(-returncode).name
+    hint = ", as when the kernel runs out of memory" if name == "SIGKILL" else ""
+    return f"the worker died of {name}{hint}{note}"
+
+
+def _tail(log: Path) -> str:
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - LOG_TAIL_BYTES))
+        return file.read().decode(errors="replace")

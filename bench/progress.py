@@ -1,0 +1,85 @@
+"""How far a run is: a bar with the time left on a terminal, plain lines elsewhere, nothing when quiet."""
+
+import sys
+from types import TracebackType
+from typing import Any, Self
+
+
+class Quiet:
+    """Shows nothing."""
+
+    def begin(self, steps: int) -> None:
+        pass
+
+    def step(self, what: str) -> None:
+        pass
+
+    def say(self, line: str) -> None:
+        pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        pass
+
+
+class Lines(Quiet):
+    """A line a thing, for logs."""
+
+    def step(self, what: str) -> None:
+        self.say(what)
+
+    def say(self, line: str) -> None:
+        print(f"bench: {line}", file=sys.stderr, flush=True)
+
+
+class Bar(Quiet):
+    """A bar on the terminal. It is drawn between repetitions only, so that it takes no CPU from a timed one."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            auto_refresh=False,
+            transient=True,
+        )
+        self._task: Any = None
+
+    def begin(self, steps: int) -> None:
+        self._task = self._bar.add_task("preparing", total=steps)
+        self._bar.refresh()
+
+    def step(self, what: str) -> None:
+        # The step before is done; the estimate of steps may have been short.
+        task = self._bar.tasks[self._task]
+        started = task.description not in ("preparing",)
+        self._bar.update(self._task, advance=int(started), description=what)
+        if task.total is not None and task.completed >= task.total:
+            self._bar.update(self._task, total=task.completed + 1)
+        self._bar.refresh()
+
+    def say(self, line: str) -> None:
+        self._bar.console.print(f"bench: {line}", highlight=False, markup=False)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bar.stop()
+
+
+def choose(quiet: bool) -> Quiet:
+    """What fits standard error: a bar on a terminal, lines in a log, silence where that was asked."""
+    if quiet:
+        return Quiet()
+    return Bar() if sys.stderr.isatty() else Lines()

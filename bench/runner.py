@@ -1,0 +1,244 @@
+"""A plan → records: prepares what its models need, then measures, repetition by repetition.
+
+Repetitions are fresh processes and the outer loop, so that drift spreads over cases instead of hiding in one.
+"""
+
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from bench import backends, stats, store
+from bench.errors import BenchError, Unavailable, Unsupported, UsageError
+from bench.jobs import AnyAnswer, Measure, Measured, Problem
+from bench.plan import Plan
+from bench.prepare import Workshop, thread_environment
+from bench.schema import Artifact, Case, Record, Settings, Status, Validity
+from bench.store import Header, RunFile
+
+# The range of three processes covers the median with 75 %; fewer say nothing about spread.
+LEAST_REPETITIONS = 3
+MOST_REPETITIONS = 15
+EXPECTED_REPETITIONS = stats.LEAST_PROCESSES
+SEMANTICS = {
+    "compute": "one synchronous inference of the whole batch, inputs and outputs where the runtime wants them",
+    "end_to_end": "copy the inputs in, one synchronous inference of the whole batch, copy the outputs out",
+}
+
+
+class Progress(Protocol):
+    """Whatever shows how far a run is."""
+
+    def begin(self, steps: int) -> None: ...
+    def step(self, what: str) -> None: ...
+    def say(self, line: str) -> None: ...
+
+
+class Engine(msgspec.Struct, frozen=True):
+    """What a case is measured with. `path` and `reference` are absolute, which `artifact.path` is not."""
+
+    artifact: Artifact
+    path: str
+    reference: str
+    input_shape: tuple[int, ...]
+
+
+class Tally:
+    """What is known of a case so far, from this session and those it resumes."""
+
+    def __init__(self, records: Iterable[Record] = ()) -> None:
+        self.records = [record for record in records if record.status == "ok"]
+        self.given_up = False
+
+    def add(self, record: Record) -> None:
+        if record.status == "ok":
+            self.records.append(record)
+        else:
+            self.given_up = True
+
+    @property
+    def next_repetition(self) -> int:
+        return max((record.repetition for record in self.records), default=-1) + 1
+
+    def finished(self, settings: Settings) -> bool:
+        """Whether another repetition is not wanted: asked number, precision or budget reached, or a failure."""
+        done = len(self.records)
+        if self.given_up:
+            return True
+        if settings.repetitions is not None:
+            return done >= settings.repetitions
+        if done < LEAST_REPETITIONS:
+            return False
+        medians = [stats.median(_main_samples(record)) for record in self.records]
+        spent_s = sum(record.telemetry["spent_ns"] for record in self.records) / 1e9
+        return done >= MOST_REPETITIONS or spent_s >= settings.budget_s or stats.enough(medians, settings.precision_target)
+
+
+def _main_samples(record: Record) -> tuple[int, ...]:
+    assert record.measurement is not None
+    return next(iter(record.measurement.intervals.values())).samples_ns
+
+
+class Runner:
+    """Runs a plan into a file of records, each on disk before the next repetition starts."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        settings: Settings,
+        options: Mapping[str, dict[str, str]],
+        workshop: Workshop,
+        file: RunFile,
+        header: Header,
+        progress: Progress,
+    ) -> None:
+        self.plan = plan
+        self.settings = settings
+        self.options = options
+        self.workshop = workshop
+        self.file = file
+        self.header = header
+        self.progress = progress
+        self.records: list[Record] = []
+        self._troubles: dict[tuple[str, str], BenchError] = {}
+
+    def run(self, earlier: Iterable[Record] = ()) -> list[Record]:
+        """Measures what `earlier` records of the run leave to do; returns this session's records."""
+        earlier = list(earlier)
+        self._leave_out({record.case for record in earlier})
+        tallies = {case: Tally(record for record in earlier if record.case == case) for case in self.plan.cases}
+        todo = [case for case in self.plan.cases if not tallies[case].finished(self.settings)]
+        self.progress.begin(len(todo) * (self.settings.repetitions or EXPECTED_REPETITIONS))
+        engines = {case: engine for case in todo if (engine := self._prepare(case))}
+        for case in rounds(list(engines), lambda case: tallies[case].finished(self.settings)):
+            repetition = tallies[case].next_repetition
+            self.progress.step(f"{case.key}, repetition {repetition + 1}")
+            tallies[case].add(self._save(self._repeat(case, repetition, engines[case])))
+        return self.records
+
+    def _save(self, record: Record) -> Record:
+        self.file.append(record)
+        self.records.append(record)
+        return record
+
+    def _leave_out(self, known: Collection[Case]) -> None:
+        for left in self.plan.left_out:
+            if left.case not in known:
+                self._save(self._record(left.case, status=left.status, reason=left.reason))
+
+    def _record(self, case: Case, **fields: Any) -> Record:
+        started = {"started_at": store.now(), "repetition": 0, "settings": self.settings}
+        return Record(
+            run_id=self.header.run_id, case=case, environment_id=self.header.environment_id, **{**started, **fields}
+        )
+
+    def _prepare(self, case: Case) -> Engine | None:
+        """The case's engine; None where there can't be one, which is then on record with its reason."""
+        pair = (case.model, case.backend)
+        try:
+            if pair in self._troubles:
+                raise self._troubles[pair]
+            return self._engine(case)
+        except UsageError:
+            raise
+        except BenchError as error:
+            if not isinstance(error, BatchFixed):
+                self._troubles[pair] = error
+            self._save(self._record(case, status=_status(error), reason=str(error), log=error.log))
+            return None
+
+    def _engine(self, case: Case) -> Engine:
+        card = self.plan.cards[case.model]
+        fixed = self.workshop.fixed_batch(card)
+        if fixed not in (None, case.batch_size):
+            raise BatchFixed(f"{Path(card.file).name} takes batches of {fixed} only")
+        artifact = self.workshop.engine(card, case.backend)
+        computes = backends.get(case.backend).computes
+        return Engine(
+            artifact=self.workshop.public(artifact),
+            path=artifact.path,
+            reference=self.workshop.reference(card).path if computes else "",
+            input_shape=self.workshop.input_shape(card),
+        )
+
+    def _repeat(self, case: Case, repetition: int, engine: Engine) -> Record:
+        """One repetition in a fresh worker, pinned to as many CPUs as it has threads."""
+        started_at, start = store.now(), time.perf_counter_ns()
+        options = self.options[case.backend]
+        cpus = choose_cpus(self.workshop.cpus, case.threads, repetition)
+        environ = thread_environment(case.threads) | backends.get(case.backend).environment(options)
+        setup = backends.Setup(case, self.plan.profile, options, engine.input_shape)
+        job = Measure(setup=setup, settings=self.settings, engine=engine.path, reference=engine.reference)
+        answer = self.workshop.ask(job, environ, cpus)
+        record = self._record(
+            case,
+            status="ok",
+            repetition=repetition,
+            started_at=started_at,
+            settings=msgspec.structs.replace(self.settings, options=options),
+            artifact=engine.artifact,
+            requested={"threads": case.threads, "precision": case.precision, "cpus": list(cpus), "environ": environ},
+            telemetry={"spent_ns": time.perf_counter_ns() - start},
+        )
+        return _with_answer(record, answer)
+
+
+def rounds(cases: list[Case], finished: Callable[[Case], bool]) -> Iterator[Case]:
+    """Case after case, again and again until all are finished; every other round backwards, against drift."""
+    backwards = False
+    while todo := [case for case in cases if not finished(case)]:
+        yield from reversed(todo) if backwards else todo
+        backwards = not backwards
+
+
+class BatchFixed(Unsupported):
+    """A user's file takes another batch size than the case's."""
+
+
+def _status(error: BenchError) -> Status:
+    if isinstance(error, Unsupported):
+        return "unsupported"
+    return "unavailable" if isinstance(error, Unavailable) else "failed"
+
+
+def choose_cpus(available: tuple[int, ...], threads: int, repetition: int) -> tuple[int, ...]:
+    """As many CPUs as threads, other ones each repetition: cores of one machine differ in speed.
+
+    CPU 0, where most interrupts go, is left out where there are more than two to choose from.
+    """
+    choice = [cpu for cpu in available if cpu != 0] if len(available) > max(2, threads) else list(available)
+    start = repetition * threads % len(choice)
+    return tuple(sorted((choice[start:] + choice[:start])[:threads]))
+
+
+def _with_answer(record: Record, answer: AnyAnswer) -> Record:
+    if isinstance(answer, Problem):
+        status: Status = "failed" if answer.status == "refused" else answer.status
+        return msgspec.structs.replace(record, status=status, reason=answer.reason, log=answer.log)
+    assert isinstance(answer, Measured), f"a measurement was answered by {type(answer).__name__}"
+    assert record.artifact is not None
+    built = record.artifact.made_by.get("took_ns") if "backend" in record.artifact.made_by else None
+    return msgspec.structs.replace(
+        record,
+        measurement=msgspec.structs.replace(answer.measurement, build_ns=built),
+        parity=answer.parity,
+        effective=answer.effective,
+        telemetry=record.telemetry | answer.telemetry,
+        validity=answer.validity + _deviations(record.requested, answer),
+        semantics={interval: SEMANTICS[interval] for interval in answer.measurement.intervals},
+    )
+
+
+def _deviations(requested: Mapping[str, Any], answer: Measured) -> tuple[Validity, ...]:
+    """Where the runtime did something else than it was asked to, and where it never became steady."""
+    effective = answer.effective
+    found = [
+        Validity("misconfigured", f"{name}: {requested[name]} asked, {effective[key]} in effect")
+        for key, name in (("threads", "threads"), ("threads_used", "threads"), ("precision", "precision"))
+        if key in effective and effective[key] != requested[name]
+    ]
+    unsteady = [name for name, samples in answer.measurement.intervals.items() if not samples.steady]
+    found += [Validity("no_steady_state", f"{name} was still changing when warm-up was given up") for name in unsteady]
+    return tuple(found)

@@ -1,0 +1,143 @@
+"""`bench run` as a list of named steps: plan it, start or resume its file, run it."""
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bench import __version__, backends, catalog, environment, plan, store
+from bench.artifacts import Cache, default_root
+from bench.backends import BaseBackend
+from bench.catalog import ModelCard
+from bench.errors import UsageError, unknown
+from bench.plan import Plan, Request
+from bench.prepare import EXPORTERS, Workshop
+from bench.runner import Progress, Runner
+from bench.schema import Record
+from bench.store import Header, Run, RunFile
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What a run came to: its file, and the records of this session."""
+
+    path: Path
+    run_id: str
+    records: list[Record]
+
+
+def make_plan(request: Request, description: Mapping[str, Any]) -> Plan:
+    """Raises UsageError for names that nothing bears, Unavailable where this machine isn't the device."""
+    profile = catalog.profile(request.device)
+    cards = catalog.select(request.models, request.families, request.input_shape)
+    if not cards:
+        raise UsageError("no model was named", "", "name one with --model or --family; see: bench list models")
+    asked = request.backends or profile.backends
+    for name in asked:
+        if name not in backends.KNOWN:
+            raise unknown("backend", name, backends.names(), "list them with: bench list backends")
+    found = {name: backends.get(name) for name in asked if name in backends.names()}
+    for name in request.options:
+        if name not in found:
+            raise unknown("backend in this plan", name, list(found), "--set takes BACKEND.OPTION=VALUE")
+    plan.refuse_stranger(profile, description)
+    missing = {name: why_missing(backend, cards) for name, backend in found.items()}
+    return plan.make(request, cards, profile, found, missing, environment.usable_cpus())
+
+
+def why_missing(backend: BaseBackend, cards: list[ModelCard]) -> str:
+    """Why the backend can't be used in this Python, its need of an exporter included; "" if it can."""
+    if reason := backends.missing(backend):
+        return reason
+    exported = any(card.network or card.format != backend.source for card in cards)
+    needed = EXPORTERS.get(backend.source, ()) if exported else ()
+    absent = [module for module in needed if importlib.util.find_spec(module) is None]
+    return f"{', '.join(absent)} is not installed, which exports models for it; pip install 'bench[cpu]'" if absent else ""
+
+
+def header_for(request: Request, description: dict[str, Any], command: tuple[str, ...], run_id: str) -> Header:
+    return Header(
+        run_id=run_id,
+        started_at=store.now(),
+        bench_version=__version__,
+        command=command,
+        request=msgspec.to_builtins(request),
+        commit=environment.git_commit(),
+        environment_id=environment.environment_id(description),
+        environment=description,
+    )
+
+
+def start(request: Request, results: Path, command: tuple[str, ...], progress: Progress) -> Outcome:
+    """A new run. Raises UsageError, or Unavailable, before anything is written where nothing could be measured."""
+    description = environment.describe()
+    planned = make_plan(request, description)
+    workshop = _workshop(request, progress)
+    _read_own_models(planned, workshop)
+    header = header_for(request, description, command, store.new_run_id())
+    with RunFile.create(results / request.device, header) as file:
+        return _run(planned, request, workshop, file, header, (), progress)
+
+
+def resume(earlier: Run, command: tuple[str, ...], progress: Progress) -> Outcome:
+    """Goes on with a run as it was asked for. Raises UsageError on another kind of machine than it started on."""
+    first = earlier.headers[0]
+    request = msgspec.convert(first.request, Request)
+    description = environment.describe()
+    here, there = environment.machine_class(description), environment.machine_class(first.environment)
+    if here != there:
+        raise UsageError(
+            f"run {first.run_id} was started on another machine", f"class {there}, this one is {here}", "start a new run"
+        )
+    planned = make_plan(request, description)
+    workshop = _workshop(request, progress)
+    _read_own_models(planned, workshop)
+    header = header_for(request, description, command, first.run_id)
+    with RunFile.reopen(earlier.path, header) as file:
+        # Only now, under the file's lock, is it certain that nobody else is adding to it.
+        return _run(planned, request, workshop, file, header, store.read(earlier.path).records, progress)
+
+
+def find_run(results: Path, run_id: str) -> Run:
+    """The run of that ID below `results`, or the latest one for "latest". Raises UsageError where there is none."""
+    runs = [store.read(path) for path in store.paths(results) if run_id == "latest" or run_id in path.stem]
+    if not runs:
+        raise UsageError(
+            f"no run to resume in {results}", "there is none" if run_id == "latest" else f"none is {run_id}",
+            "see: bench list results"
+        )
+    return max(runs, key=lambda run: run.headers[0].started_at)
+
+
+def _workshop(request: Request, progress: Progress) -> Workshop:
+    return Workshop(Cache(default_root()), request.settings, environment.cpus_available(), progress.say)
+
+
+def _read_own_models(planned: Plan, workshop: Workshop) -> None:
+    """Opens every file of the user's once, so that an unusable one is refused before anything is measured."""
+    for model in {case.model for case in planned.cases}:
+        if planned.cards[model].file:
+            workshop.input_shape(planned.cards[model])
+
+
+def _run(
+    planned: Plan,
+    request: Request,
+    workshop: Workshop,
+    file: RunFile,
+    header: Header,
+    earlier: tuple[Record, ...],
+    progress: Progress,
+) -> Outcome:
+    options = {
+        name: backends.settle(backends.get(name), request.options.get(name, {}))
+        for name in {case.backend for case in planned.cases}
+    }
+    runner = Runner(planned, request.settings, options, workshop, file, header, progress)
+    return Outcome(path=file.path, run_id=header.run_id, records=runner.run(earlier))
+
+
+def preview(request: Request) -> Plan:
+    """The plan alone: nothing is exported, loaded or written."""
+    return make_plan(request, environment.describe())

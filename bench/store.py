@@ -1,0 +1,209 @@
+"""Append and read records: JSON Lines, one file a run, a header first.
+
+A line is on the disk before the next case starts. A line cut off in its middle loses itself and nothing
+else; files copied together merge, since every line names its run.
+"""
+
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+import msgspec
+
+from bench.errors import BenchError, UsageError
+from bench.schema import SCHEMA, Frozen, Record
+
+
+class Header(Frozen, kw_only=True, tag_field="kind", tag="header"):
+    """How a run was asked for and where it ran. `request` is what `--resume` goes on with."""
+
+    schema: int = SCHEMA
+    run_id: str
+    started_at: str
+    bench_version: str
+    command: tuple[str, ...] = ()
+    request: dict[str, Any] = {}
+    commit: str | None = None
+    environment_id: str = ""
+    environment: dict[str, Any] = {}
+
+
+class Line(Record, frozen=True, kw_only=True, tag_field="kind", tag="record"):
+    """A record as it stands in a file."""
+
+
+class Run(msgspec.Struct, frozen=True):
+    """A run read back. `damaged` counts lines that could not be read; a resumed run has several headers."""
+
+    path: Path
+    headers: tuple[Header, ...]
+    records: tuple[Record, ...]
+    damaged: int = 0
+
+    @property
+    def run_id(self) -> str:
+        return self.headers[-1].run_id
+
+
+class _Version(msgspec.Struct):
+    schema: int = 0
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Header | Line)
+
+
+def now() -> str:
+    """UTC to the microsecond, so that records sort as they happened."""
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def new_run_id() -> str:
+    return secrets.token_hex(4)
+
+
+class RunFile:
+    """An open file of records, locked against a second writer until it is closed."""
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self.path = path
+        self._file = file
+
+    @classmethod
+    def create(cls, folder: Path, header: Header) -> Self:
+        """Starts `<folder>/<UTC start>-<run id>.jsonl`. Raises UsageError where that can't be written."""
+        stamp = header.started_at[:19].replace(":", "").replace("-", "") + "Z"
+        path = folder / f"{stamp}-{header.run_id}.jsonl"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return cls._open(path, header)
+        except OSError as error:
+            raise UsageError(
+                f"cannot write results to {folder}", error.strerror or str(error), "name another with --results DIR"
+            ) from error
+
+    @classmethod
+    def reopen(cls, path: Path, header: Header) -> Self:
+        """Goes on in a run's file. Raises UsageError where another process is still writing it."""
+        try:
+            return cls._open(path, header)
+        except BlockingIOError as error:
+            raise UsageError(f"run {header.run_id} is still going", str(path), "wait for it, or stop it") from error
+        except OSError as error:
+            raise UsageError(
+                f"cannot write {path}", error.strerror or str(error), "check its permissions"
+            ) from error
+
+    @classmethod
+    def _open(cls, path: Path, header: Header) -> Self:
+        file = path.open("ab", buffering=0)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self = cls(path, file)
+        if _torn(path):
+            file.write(b"\n")
+        self._write(header)
+        return self
+
+    def append(self, record: Record) -> None:
+        """On disk when this returns. Raises BenchError where it could not be saved, for instance on a full disk."""
+        try:
+            self._write(Line(**msgspec.structs.asdict(record)))
+        except OSError as error:
+            raise BenchError(
+                f"cannot save a record of {record.case.key} to {self.path}",
+                error.strerror or str(error),
+                "make room, then go on with: bench run --resume",
+            ) from error
+
+    def _write(self, line: Header | Line) -> None:
+        data = _encoder.encode(line) + b"\n"
+        written = self._file.write(data)
+        if written != len(data):
+            # A short write is how a full disk shows first; the next line must not be glued to this one.
+            self._file.write(b"\n")
+            raise OSError(28, os.strerror(28))
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _torn(path: Path) -> bool:
+    """Whether the last line lacks its end, as a killed writer leaves it."""
+    size = path.stat().st_size
+    if not size:
+        return False
+    with path.open("rb") as file:
+        file.seek(size - 1)
+        return file.read(1) != b"\n"
+
+
+def read(path: Path) -> Run:
+    """All readable lines of a run's file.
+
+    Raises UsageError for a file that can't be opened, holds no header, or was written by a newer bench.
+    """
+    headers: list[Header] = []
+    records: list[Record] = []
+    damaged = 0
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read {path}", error.strerror or str(error), "check the path") from error
+    for number, raw in enumerate(data.splitlines(), start=1):
+        if not raw.strip():
+            continue
+        try:
+            line = _decoder.decode(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            _refuse_newer(raw, path, number)
+            damaged += 1
+            continue
+        if isinstance(line, Header):
+            headers.append(line)
+        else:
+            records.append(line)
+    if not headers:
+        raise UsageError(f"{path} holds no run", "no header line can be read", "name a file that bench run wrote")
+    return Run(path=path, headers=tuple(headers), records=tuple(records), damaged=damaged)
+
+
+def _refuse_newer(raw: bytes, path: Path, number: int) -> None:
+    try:
+        found = msgspec.json.decode(raw, type=_Version).schema
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return
+    if found > SCHEMA:
+        raise UsageError(
+            f"{path}:{number} was written by a newer bench",
+            f"schema {found}, this bench reads up to {SCHEMA}",
+            "upgrade bench",
+        )
+
+
+def paths(results: Path) -> list[Path]:
+    """Files of runs below `results` (or the file itself), oldest first."""
+    if results.is_file():
+        return [results]
+    return sorted(results.glob("**/*.jsonl"), key=lambda path: path.name)
+
+
+def read_all(results: Path) -> Iterator[Run]:
+    """Every run below `results`, oldest first."""
+    for path in paths(results):
+        yield read(path)
+
+
+def latest(records: tuple[Record, ...]) -> list[Record]:
+    """The last attempt at each repetition of each case: a resumed run may have tried twice."""
+    return list({(record.case, record.repetition): record for record in records}.values())

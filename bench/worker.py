@@ -1,0 +1,241 @@
+"""The child: `python -m bench.worker order.json answer.json`. One job, one process, one answer file.
+
+What must hold before a runtime is imported is done first: the runner set the environment variables, and this
+sets the CPU affinity and the memory limit. Standard output belongs to whatever the runtimes print.
+"""
+
+import contextlib
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from bench import backends, parity, telemetry
+from bench.artifacts import Made
+from bench.backends import Setup
+from bench.catalog import profile
+from bench.errors import BenchError, Failed, Unavailable, Unsupported, UsageError
+from bench.jobs import (
+    AnyAnswer,
+    AnyJob,
+    Build,
+    Folder,
+    Inspect,
+    Inspected,
+    Measure,
+    Measured,
+    OnnxFromPaddle,
+    Order,
+    PaddleFromNetwork,
+    Probe,
+    Problem,
+    Reference,
+    Version,
+)
+from bench.schema import Case, Measurement, Parity
+
+if TYPE_CHECKING:
+    from bench.backends import Arrays, BaseBackend, Session
+
+
+def main() -> None:
+    order_file, answer_file = map(Path, sys.argv[1:])
+    order = msgspec.json.decode(order_file.read_bytes(), type=Order)
+    confine(order)
+    answer = answer_to(order.job)
+    unfinished = answer_file.with_suffix(".unfinished")
+    unfinished.write_bytes(msgspec.json.encode(answer))
+    unfinished.rename(answer_file)
+    # Runtimes have been seen to crash while they are torn down; the answer is whole, so nobody need wait for that.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def confine(order: Order) -> None:
+    """Affinity and memory limit, and no life after the parent's."""
+    if order.cpus and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, order.cpus)
+    if order.memory_limit_bytes:
+        import resource
+
+        # Data, not address space: runtimes reserve tens of gigabytes that they never touch.
+        resource.setrlimit(resource.RLIMIT_DATA, (order.memory_limit_bytes, order.memory_limit_bytes))
+    if sys.platform == "linux":
+        import ctypes
+        import signal
+
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+
+
+STATUSES = {Unavailable: "unavailable", Unsupported: "unsupported", UsageError: "refused"}
+
+
+def answer_to(job: AnyJob) -> AnyAnswer:
+    """Does the job. Whatever is raised becomes a Problem, with the traceback in its log."""
+    try:
+        return DOERS[type(job)](job)
+    except MemoryError:
+        return Problem(status="failed", reason="out of memory", log=traceback.format_exc())
+    except BenchError as error:
+        return Problem(status=STATUSES.get(type(error), "failed"), reason=str(error), log=traceback.format_exc())
+    except Exception as error:  # a vendor's bug is a result, too
+        reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        return Problem(status="failed", reason=reason, log=traceback.format_exc())
+
+
+def _made(make: Callable[[Path], Made], folder: str) -> Folder:
+    start = time.perf_counter_ns()
+    made = make(Path(folder))
+    return Folder(made=made, took_ns=time.perf_counter_ns() - start)
+
+
+def paddle_from_network(job: PaddleFromNetwork) -> Folder:
+    from bench import export
+
+    return _made(partial(export.paddle_from_network, job.card, job.weights), job.folder)
+
+
+def onnx_from_paddle(job: OnnxFromPaddle) -> Folder:
+    from bench import export
+
+    return _made(partial(export.onnx_from_paddle, Path(job.source), job.opset, job.input_shape), job.folder)
+
+
+def build(job: Build) -> Folder:
+    backend = backends.get(job.backend)
+
+    def make(folder: Path) -> Made:
+        return Made(format=backend.engine, file=backend.build(Path(job.source), folder).name)
+
+    return _made(make, job.folder)
+
+
+def _plain(backend: "BaseBackend", job: Reference) -> "Session":
+    """The model as its own format's runtime runs it, unoptimised, in fp32, on the CPU."""
+    case = Case(model="", backend=backend.name, device="cpu", precision="fp32", batch_size=job.batch_size, threads=1)
+    setup = Setup(case, profile("cpu"), backends.settle(backend, backend.plain), job.input_shape)
+    return backend.open(Path(job.source), setup)
+
+
+def inspect(job: Inspect) -> Inspected:
+    return Inspected(inputs=backends.get(job.backend).inspect(Path(job.source)))
+
+
+def reference(job: Reference) -> Folder:
+    backend = backends.get(job.backend)
+
+    def make(folder: Path) -> Made:
+        inputs = parity.images(job.input_shape)
+        with contextlib.closing(_plain(backend, job)) as session:
+            outputs = infer(session, inputs, job.batch_size)
+        version = backend.probe(profile("cpu"))
+        parity.save(folder / "reference.npz", inputs, outputs, f"{backend.name} {version}, unoptimised, fp32")
+        return Made(format="reference", file="reference.npz")
+
+    return _made(make, job.folder)
+
+
+def probe(job: Probe) -> Version:
+    backend = backends.get(job.backend)
+    missing = backends.missing(backend)
+    if missing:
+        raise Unavailable(missing)
+    return Version(version=backend.probe(job.device))
+
+
+def infer(session: "Session", inputs: Any, batch_size: int) -> "Arrays":
+    """The outputs for all of `inputs`, run in batches; arrays of (images, …)."""
+    import numpy as np
+
+    parts = []
+    for batch in parity.batches(inputs, batch_size):
+        session.feed([batch])
+        session.run()
+        parts.append(session.fetch())
+    return [np.concatenate(column)[: len(inputs)] for column in zip(*parts, strict=True)]
+
+
+def measure(job: Measure) -> Measured:
+    """Opens the engine, checks parity, and only then samples."""
+    backend = backends.get(job.setup.case.backend)
+    backend.probe(job.setup.device)
+    start = time.perf_counter_ns()
+    session = backend.open(Path(job.engine), job.setup)
+    load_ns = time.perf_counter_ns() - start
+    with contextlib.closing(session):
+        first_ns, checked = _first_and_parity(session, job) if job.reference else (_timed(session), None)
+        if checked and not parity.passes(checked):
+            raise Failed(
+                f"output differs from {checked.reference}",
+                f"maximum error {checked.max_error:.1e} of its range, {checked.tolerance:.0e} is admissible",
+            )
+        effective = session.effective()
+        before = telemetry.snapshot()
+        measurement = session.measure(job.settings)
+        after = telemetry.snapshot()
+    facts = telemetry.between(before, after)
+    if backend.computes and facts["threads_used"]:
+        effective["threads_used"] = facts["threads_used"]
+    return Measured(
+        measurement=msgspec.structs.replace(
+            measurement, load_ns=load_ns, first_ns=first_ns, peak_memory_bytes=_peak_memory_bytes()
+        ),
+        parity=checked,
+        effective=effective,
+        telemetry=facts,
+        validity=telemetry.validity(facts, _iterations(measurement)),
+    )
+
+
+def _peak_memory_bytes() -> int | None:
+    """The largest resident set of this process so far, in bytes."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _iterations(measurement: Measurement) -> dict[str, tuple[int, ...]]:
+    """The counters of all intervals, iteration after iteration."""
+    beside = [msgspec.structs.asdict(samples.telemetry) for samples in measurement.intervals.values()]
+    return {name: sum((each[name] for each in beside), ()) for name in beside[0]}
+
+
+def _timed(session: "Session") -> int:
+    start = session.clock()
+    session.run()
+    return session.clock() - start
+
+
+def _first_and_parity(session: "Session", job: Measure) -> tuple[int, Parity]:
+    """The first inference's latency in ns, then the outputs for the reference's inputs against its outputs."""
+    inputs, expected, made_by = parity.load(Path(job.reference))
+    session.feed([parity.batches(inputs, job.setup.case.batch_size)[0]])
+    first_ns = _timed(session)
+    outputs = infer(session, inputs, job.setup.case.batch_size)
+    return first_ns, parity.compare(outputs, expected, job.setup.case.precision, made_by)
+
+
+DOERS: dict[type[Any], Callable[[Any], AnyAnswer]] = {
+    PaddleFromNetwork: paddle_from_network,
+    OnnxFromPaddle: onnx_from_paddle,
+    Build: build,
+    Inspect: inspect,
+    Reference: reference,
+    Probe: probe,
+    Measure: measure,
+}
+
+
+if __name__ == "__main__":
+    main()
