@@ -30,7 +30,7 @@ MODELS = _folder("models")
 PROFILES = _folder("hardware_profiles")
 
 
-class Published(Frozen):
+class Published(Frozen, frozen=True):
     """Figures as a zoo prints them; accuracies as fractions, FLOPs in G, in the convention named."""
 
     top1: float | None = None
@@ -42,11 +42,20 @@ class Published(Frozen):
     source: str = ""
 
 
-class ModelCard(Frozen):
+class Fused(Frozen, frozen=True):
+    """The form of a re-parameterised network that is measured: one convolution where training has branches."""
+
+    params: int
+    macs: int
+    convolutions: int
+
+
+class ModelCard(Frozen, frozen=True):
     """Facts on one model. `input_shape` is (channels, height, width); `params` are the trained ones.
 
     A card of the zoo names its `network` ("models.dpn:DPN92"); a user's own model has a `file` instead, of
-    `format` "onnx" or "paddle". `params` and `macs` are counted by us (bench/counting.py), not quoted.
+    `format` "onnx" or "paddle". `params` and `macs` are counted by us (bench/counting.py), not quoted, over the form
+    of the network that its zoo counts.
     """
 
     name: str
@@ -57,7 +66,7 @@ class ModelCard(Frozen):
     input_shape: tuple[int, ...] = ()
     params: int | None = None
     macs: int | None = None
-    fused_convolutions: int | None = None
+    fused: Fused | None = None
     weights: str = ""
     weights_sha256: str = ""
     published: Published = Published()
@@ -67,7 +76,7 @@ class ModelCard(Frozen):
         return bool(self.network or self.file)
 
 
-class Match(Frozen):
+class Match(Frozen, frozen=True):
     """Regular expressions that a device must satisfy; all that are given must."""
 
     cpu: str = ""
@@ -75,7 +84,7 @@ class Match(Frozen):
     soc: str = ""
 
 
-class HardwareProfile(Frozen):
+class HardwareProfile(Frozen, frozen=True):
     """One device. `kind` decides where work runs; `backends` are in order of preference."""
 
     name: str

@@ -93,6 +93,7 @@ def one_of(*allowed: str) -> Callable[[str], str]:
     return convert
 
 
+EXPORTED = ("paddle", "onnx", "openvino", "tensorrt", "paddle_lite")
 NUMBERS = Listed("N,N,…", positive)
 PRECISIONS = Listed("PRECISION,…", one_of("fp32", "fp16", "bf16", "int8"))
 INTERVALS = Listed("INTERVAL,…", one_of("compute", "end_to_end"))
@@ -233,6 +234,83 @@ def assigned(assignments: Iterable[str]) -> dict[str, dict[str, str]]:
             raise UsageError(f"cannot read --set {assignment!r}", "", "write it as BACKEND.OPTION=VALUE")
         options.setdefault(backend, {})[option] = value
     return options
+
+
+@bench.command(name="list")
+@click.argument("what", type=click.Choice(["models", "devices", "backends", "results"]))
+@click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option("--results", type=click.Path(path_type=Path), default="results", show_default=True)
+def list_(what: str, format_: str, results: Path) -> None:
+    """Models, devices, backends or results, and why something is not available here."""
+    from bench import listing
+
+    hidden = frozenset[str]()
+    if what == "results":
+        rows, troubles = listing.results(results)
+        for trouble in troubles:
+            click.echo(f"bench: {trouble}", err=True)
+        hidden = frozenset({"command"})
+    else:
+        rows = {"models": listing.models, "devices": listing.devices, "backends": listing.runtimes}[what]()
+        hidden = frozenset({"source"}) if what == "models" else hidden
+    click.echo(listing.as_json(rows) if format_ == "json" else listing.as_text(rows, hidden), nl=False)
+
+
+@bench.command()
+@click.option("--device", default="cpu", show_default=True, metavar="ID", help="What to look for.")
+def doctor(device: str) -> None:
+    """What this machine is, what works here, what makes it noisy, and what to do about it."""
+    from bench import catalog
+    from bench import doctor as doctor_
+
+    lines, usable = doctor_.examine(catalog.profile(device))
+    click.echo("\n".join(lines))
+    sys.exit(0 if usable else 3)
+
+
+@bench.command()
+@with_options(MODEL_OPTIONS)
+@click.option("--to", "formats", type=Listed("FORMAT,…", one_of(*EXPORTED)), multiple=True, required=True)
+@click.option("--output", type=click.Path(path_type=Path), default="exported", show_default=True, help="Folder to fill.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def export(models: Any, families: Any, input_shape: Any, weights: str, formats: Any, output: Path, quiet: bool) -> None:
+    """Artifacts only: models in the formats of --to (paddle, onnx, openvino, tensorrt, paddle_lite)."""
+    from bench import progress, session
+
+    with progress.choose(quiet) as shown:
+        for path in session.export(models, families, input_shape, weights, flatten(formats), output, shown):
+            click.echo(path)
+
+
+@bench.command()
+@click.option("--format", "format_", default="markdown", show_default=True, metavar="NAME")
+@click.option("--results", type=click.Path(path_type=Path), default="results", show_default=True, help="Folder or file.")
+@click.option("--family", help="Only this family.")
+@click.option("--device", help="Only this device.")
+@click.option("--model", help="Only this model.")
+@click.option("--backend", help="Only this backend.")
+@click.option("--run", "run_id", help="Only this run.  [default: the newest run that has a case]")
+@click.option("--interval", type=click.Choice(["compute", "end_to_end"]), help="Only this interval.")
+@click.option("--output", type=click.Path(path_type=Path), help="Write into this folder instead of printing.")
+def report(format_: str, results: Path, output: Path | None, **filters: Any) -> None:
+    """Tables from records: metrics, latency by batch size and threads, backends side by side."""
+    from bench import report as reports
+
+    format_module = reports.get(format_)
+    built = reports.build(results, **filters)
+    for warning in built.warnings:
+        click.echo(f"bench: {warning}", err=True)
+    text = format_module.render(built)
+    if output is None:
+        click.echo(text, nl=False)
+        return
+    path = output / f"report{format_module.suffix}"
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write {path}", error.strerror or str(error), "name another folder") from error
+    click.echo(path)
 
 
 def show_plan(plan: "Plan", request: "Request", format_: str) -> None:

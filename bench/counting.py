@@ -31,7 +31,7 @@ BEYOND = {"Attention", "DeformConv", "Einsum", "GRU", "If", "LSTM", "Loop", "RNN
 Shape = tuple[int, ...]
 
 
-class Counts(Frozen):
+class Counts(Frozen, frozen=True):
     """`macs` for one image; `nodes` by operator. With operators in `uncounted`, `macs` is a lower bound."""
 
     macs: int

@@ -57,11 +57,22 @@ def paddle_from_network(card: ModelCard, source: str, folder: Path) -> Made:
     parameters = [parameter.numpy() for parameter in network.parameters() if not parameter.stop_gradient]
     facts["params"] = sum(parameter.size for parameter in parameters)
     facts["denormals"] = weights.denormals(parameters)
-    if card.params is not None and facts["params"] != card.params:
-        raise Failed(f"{card.name} has {facts['params']} parameters", f"its card says {card.params}")
+    _check_size(card, network, facts["params"])
     spec = paddle.static.InputSpec([None, *card.input_shape], "float32", "x")
     paddle.jit.save(network, str(folder / "inference"), input_spec=[spec])
     return Made(format="paddle", file="inference.json", facts=facts)
+
+
+def _check_size(card: ModelCard, network: Any, params: int) -> None:
+    """That the network is the one of the card: as many parameters, and when fused, as many convolutions."""
+    import paddle
+
+    expected = card.fused.params if card.fused else card.params
+    if expected not in (None, params):
+        raise Failed(f"{card.name} has {params} trained parameters", f"its card says {expected}")
+    convolutions = sum(isinstance(layer, paddle.nn.Conv2D) for layer in network.sublayers())
+    if card.fused and convolutions != card.fused.convolutions:
+        raise Failed(f"{card.name} has {convolutions} convolutions when fused", f"its card says {card.fused.convolutions}")
 
 
 def _fuse(network: Any, card: ModelCard) -> float:

@@ -8,11 +8,11 @@ from bench.catalog import HardwareProfile, ModelCard
 from bench.schema import Case, Frozen, Input, Measurement, Parity, Settings, Validity
 
 
-class Job(Frozen, tag_field="kind"):
+class Job(Frozen, frozen=True, tag_field="kind"):
     """One piece of work for a fresh process."""
 
 
-class PaddleFromNetwork(Job, tag="paddle_from_network"):
+class PaddleFromNetwork(Job, frozen=True, tag="paddle_from_network"):
     """Export a card's network, with `weights` ("random" or a .pdparams file), into `folder`."""
 
     card: ModelCard
@@ -20,7 +20,7 @@ class PaddleFromNetwork(Job, tag="paddle_from_network"):
     folder: str
 
 
-class OnnxFromPaddle(Job, tag="onnx_from_paddle"):
+class OnnxFromPaddle(Job, frozen=True, tag="onnx_from_paddle"):
     """`input_shape` is of one image: (channels, height, width)."""
 
     source: str
@@ -29,20 +29,20 @@ class OnnxFromPaddle(Job, tag="onnx_from_paddle"):
     folder: str
 
 
-class Build(Job, tag="build"):
+class Build(Job, frozen=True, tag="build"):
     backend: str
     source: str
     folder: str
 
 
-class Inspect(Job, tag="inspect"):
+class Inspect(Job, frozen=True, tag="inspect"):
     """What inputs a model file takes."""
 
     backend: str
     source: str
 
 
-class Reference(Job, tag="reference"):
+class Reference(Job, frozen=True, tag="reference"):
     """Seeded inputs of `input_shape` and the outputs that `backend`, run plainly, gives for them."""
 
     backend: str
@@ -52,12 +52,12 @@ class Reference(Job, tag="reference"):
     folder: str
 
 
-class Probe(Job, tag="probe"):
+class Probe(Job, frozen=True, tag="probe"):
     backend: str
     device: HardwareProfile
 
 
-class Measure(Job, tag="measure"):
+class Measure(Job, frozen=True, tag="measure"):
     """One repetition of a case. `reference` is "" for a backend that computes nothing."""
 
     setup: Setup
@@ -69,7 +69,7 @@ class Measure(Job, tag="measure"):
 AnyJob = PaddleFromNetwork | OnnxFromPaddle | Build | Inspect | Reference | Probe | Measure
 
 
-class Order(Frozen):
+class Order(Frozen, frozen=True):
     """A job with what must hold in its process before it starts."""
 
     job: AnyJob
@@ -77,11 +77,11 @@ class Order(Frozen):
     memory_limit_bytes: int | None = None
 
 
-class Answer(Frozen, tag_field="kind"):
+class Answer(Frozen, frozen=True, tag_field="kind"):
     """What came of a job."""
 
 
-class Problem(Answer, tag="problem"):
+class Problem(Answer, frozen=True, tag="problem"):
     """The job could not be done. `status` says in which way, "refused" for unusable input; `reason` is one line."""
 
     status: Literal["failed", "unsupported", "unavailable", "refused"]
@@ -89,22 +89,22 @@ class Problem(Answer, tag="problem"):
     log: str = ""
 
 
-class Folder(Answer, tag="folder"):
+class Folder(Answer, frozen=True, tag="folder"):
     """The job's folder is filled."""
 
     made: Made
     took_ns: int
 
 
-class Inspected(Answer, tag="inspected"):
+class Inspected(Answer, frozen=True, tag="inspected"):
     inputs: tuple[Input, ...]
 
 
-class Version(Answer, tag="version"):
+class Version(Answer, frozen=True, tag="version"):
     version: str
 
 
-class Measured(Answer, tag="measured"):
+class Measured(Answer, frozen=True, tag="measured"):
     measurement: Measurement
     parity: Parity | None
     effective: dict[str, Any]

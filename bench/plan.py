@@ -13,7 +13,7 @@ from bench.errors import Unavailable
 from bench.schema import Case, Frozen, Precision, Settings, Status
 
 
-class Request(Frozen):
+class Request(Frozen, frozen=True):
     """What a user asked for; empty means the profile's default. Kept in the header of the run's file."""
 
     models: tuple[str, ...] = ()
@@ -28,7 +28,7 @@ class Request(Frozen):
     options: dict[str, dict[str, str]] = {}
 
 
-class LeftOut(Frozen):
+class LeftOut(Frozen, frozen=True):
     """A case that won't be measured. `status` is "unsupported" (can't be) or "unavailable" (not here)."""
 
     case: Case

@@ -3,6 +3,7 @@
 All of it comes from the cache, or is made in a worker and put there.
 """
 
+import re
 import shutil
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -59,6 +60,17 @@ def versions(*distributions: str) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def network_files(network: str) -> list[Path]:
+    """The files that decide what a network such as "models.dpn:DPN92" is: its module and all that it imports."""
+    found: set[str] = set()
+    todo = {network.partition(":")[0].removeprefix("models.")}
+    while todo:
+        found |= todo
+        texts = [(MODELS / f"{module}.py").read_text(encoding="utf-8") for module in todo]
+        todo = {module for text in texts for module in re.findall(r"^from \.(\w+) import", text, re.MULTILINE)} - found
+    return [MODELS / f"{module}.py" for module in sorted(found)]
 
 
 def thread_environment(threads: int) -> dict[str, str]:
@@ -147,13 +159,12 @@ class Workshop:
 
     def _paddle(self, card: ModelCard) -> Artifact:
         weights = self.weights(card)
-        module = card.network.partition(":")[0].partition(".")[2]
         parts = {
             "network": card.network,
             "input_shape": card.input_shape,
             "weights": weights if weights == "random" else file_sha256(Path(weights)),
             "versions": versions("paddlepaddle", "paddlepaddle-gpu"),
-            "code": files_sha256(MODELS / f"{module}.py", MODELS / "layers.py", HERE / "export.py", HERE / "weights.py"),
+            "code": files_sha256(*network_files(card.network), HERE / "export.py", HERE / "weights.py"),
         }
         job = partial(PaddleFromNetwork, card=card, weights=weights)
         return self._get(f"{card.name} to Paddle", "paddle", parts, job)

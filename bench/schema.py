@@ -19,7 +19,7 @@ class Frozen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     """Immutable, and deaf to no misspelt field."""
 
 
-class Case(Frozen):
+class Case(Frozen, frozen=True):
     """One point of the matrix: a question fully asked."""
 
     model: str
@@ -35,7 +35,7 @@ class Case(Frozen):
         return f"{self.model}/{self.backend}/{self.device}/{self.precision}/bs{self.batch_size}/t{self.threads}"
 
 
-class Settings(Frozen):
+class Settings(Frozen, frozen=True):
     """How a case is sampled. Times in seconds; `options` are the backend's own, as they take effect."""
 
     intervals: tuple[Interval, ...] = ("compute",)
@@ -50,7 +50,7 @@ class Settings(Frozen):
     options: dict[str, str] = {}
 
 
-class Input(Frozen):
+class Input(Frozen, frozen=True):
     """One input of a model; None where the file leaves a dimension open. `type` is NumPy's name."""
 
     name: str
@@ -58,7 +58,7 @@ class Input(Frozen):
     type: str
 
 
-class Artifact(Frozen):
+class Artifact(Frozen, frozen=True):
     """A file of the cache, and what made it. `sha256` covers the model file and its parameters."""
 
     format: str
@@ -68,7 +68,7 @@ class Artifact(Frozen):
     made_by: dict[str, Any] = {}
 
 
-class Telemetry(Frozen):
+class Telemetry(Frozen, frozen=True):
     """What happened beside the wall clock, one entry an iteration; times in integer nanoseconds."""
 
     cpu_ns: tuple[int, ...] = ()
@@ -77,7 +77,7 @@ class Telemetry(Frozen):
     major_faults: tuple[int, ...] = ()
 
 
-class Samples(Frozen):
+class Samples(Frozen, frozen=True):
     """The latencies of one interval in one process, in integer nanoseconds for the whole batch."""
 
     samples_ns: tuple[int, ...]
@@ -87,7 +87,7 @@ class Samples(Frozen):
     telemetry: Telemetry = Telemetry()
 
 
-class Measurement(Frozen):
+class Measurement(Frozen, frozen=True):
     """One repetition. `build_ns` makes the engine, `load_ns` opens it, `first_ns` is the first inference."""
 
     intervals: dict[Interval, Samples]
@@ -98,7 +98,7 @@ class Measurement(Frozen):
     timer: str = "host"
 
 
-class Parity(Frozen):
+class Parity(Frozen, frozen=True):
     """The output against the reference's, over all images of the reference input.
 
     `max_error` is the largest absolute difference over the reference's range (its maximum less its
@@ -114,14 +114,14 @@ class Parity(Frozen):
     denormals: int = 0
 
 
-class Validity(Frozen):
+class Validity(Frozen, frozen=True):
     """A reason to distrust a number, with its evidence."""
 
     reason: str
     evidence: str
 
 
-class Record(Frozen, kw_only=True):
+class Record(Frozen, frozen=True, kw_only=True):
     """One repetition of a case, or why there is none."""
 
     schema: int = SCHEMA

@@ -1,22 +1,26 @@
 """`bench run` as a list of named steps: plan it, start or resume its file, run it."""
 
 import importlib.util
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from bench import __version__, backends, catalog, environment, plan, store
-from bench.artifacts import Cache, default_root
+from bench.artifacts import Cache, default_root, model_files
 from bench.backends import BaseBackend
 from bench.catalog import ModelCard
-from bench.errors import UsageError, unknown
+from bench.errors import Unavailable, UsageError, unknown
 from bench.plan import Plan, Request
-from bench.prepare import EXPORTERS, Workshop
+from bench.prepare import EXPORTERS, REFERENCES, Workshop
 from bench.runner import Progress, Runner
-from bench.schema import Record
+from bench.schema import Artifact, Record, Settings
 from bench.store import Header, Run, RunFile
+
+
+NO_MODEL = UsageError("no model was named", "", "name one with --model or --family; see: bench list models")
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -32,7 +36,7 @@ def make_plan(request: Request, description: Mapping[str, Any]) -> Plan:
     profile = catalog.profile(request.device)
     cards = catalog.select(request.models, request.families, request.input_shape)
     if not cards:
-        raise UsageError("no model was named", "", "name one with --model or --family; see: bench list models")
+        raise NO_MODEL
     asked = request.backends or profile.backends
     for name in asked:
         if name not in backends.KNOWN:
@@ -141,3 +145,54 @@ def _run(
 def preview(request: Request) -> Plan:
     """The plan alone: nothing is exported, loaded or written."""
     return make_plan(request, environment.describe())
+
+
+def export(
+    models: Sequence[str],
+    families: Sequence[str],
+    input_shape: tuple[int, ...],
+    weights: str,
+    formats: Sequence[str],
+    output: Path,
+    progress: Progress,
+) -> Iterator[Path]:
+    """Writes each model in each format to `<output>/<model>/`, and yields the files to open.
+
+    Raises Unavailable for a format that this bench or this Python can't make, and what each conversion raises.
+    """
+    cards = catalog.select(models, families, input_shape)
+    if not cards:
+        raise NO_MODEL
+    makers = {format: _maker(format, cards) for format in formats}
+    request = Request(settings=Settings(weights=weights))
+    workshop = _workshop(request, progress)
+    for card in cards:
+        for make in makers.values():
+            artifact = make(workshop, card)
+            yield _copy(Path(artifact.path), output / card.name)
+
+
+def _maker(format: str, cards: list[ModelCard]) -> Callable[[Workshop, ModelCard], Artifact]:
+    """How an artifact of `format` is made: a conversion, or the engine of the backend that builds such."""
+    if format in EXPORTERS:
+        source = backends.get(REFERENCES[format])
+        if missing := why_missing(source, cards):
+            raise Unavailable(f"cannot export to {format}", missing)
+        return lambda workshop, card: workshop.source(card, format)
+    for name in backends.names():
+        if backends.get(name).engine == format:
+            if missing := why_missing(backends.get(name), cards):
+                raise Unavailable(f"cannot export to {format}", missing)
+            return lambda workshop, card: workshop.engine(card, name)
+    raise Unavailable(f"cannot export to {format}", "this bench has no backend for it yet", "see: bench list backends")
+
+
+def _copy(file: Path, folder: Path) -> Path:
+    """The model file and its parameters, copied into `folder`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in model_files(file):
+            shutil.copy2(path, folder / path.name)
+    except OSError as error:
+        raise UsageError(f"cannot write {folder}", error.strerror or str(error), "name another with --output DIR") from error
+    return folder / file.name

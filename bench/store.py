@@ -18,7 +18,7 @@ from bench.errors import BenchError, UsageError
 from bench.schema import SCHEMA, Frozen, Record
 
 
-class Header(Frozen, kw_only=True, tag_field="kind", tag="header"):
+class Header(Frozen, frozen=True, kw_only=True, tag_field="kind", tag="header"):
     """How a run was asked for and where it ran. `request` is what `--resume` goes on with."""
 
     schema: int = SCHEMA

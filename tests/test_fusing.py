@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.runtime, pytest.mark.filterwarnings("ignore:::paddle")
 # One small network of each family, and the convolutions of its deploy form.
 CONVOLUTIONS = {"models.mobileone:MobileOne_S0": 43, "models.pplcnet_v2:PPLCNetV2_small": 36}
 
-# Of the outputs' range. In float32, sums of up to six branches a layer, forty layers deep, come to 1.6e-5.
+# Of the outputs' range. Rounding to float32 in sums of up to six branches, forty layers deep, comes to 1e-5.
 TOLERANCE = 1e-4
 
 

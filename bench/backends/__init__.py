@@ -65,7 +65,7 @@ class Session:
         return Measurement(intervals=samples, load_ns=0, first_ns=0)
 
 
-class Setup(Frozen):
+class Setup(Frozen, frozen=True):
     """All that an engine is opened for. `input_shape` is of one image, `options` are all of the backend's."""
 
     case: Case

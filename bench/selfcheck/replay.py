@@ -1,0 +1,441 @@
+"""The production rules on recorded processes: how often they alarm wrongly, and what they see.
+
+Jobs are drawn from different real processes of one condition, in random order and direction, without putting any
+back before all have been used. Slowdowns are injected by multiplication, which adds the same to every log-ratio (the
+recorded real slowdown, one more layer, agrees). Conditions are never pooled: a target holds where the
+worst of them does. Shares and slowdowns are from 0 to 1.
+"""
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import numpy as np
+
+from bench import verdict
+from bench.selfcheck import traces
+from bench.selfcheck.anchors import ANCHORS, DETECTORS, Anchor, Detector
+from bench.selfcheck.traces import Array, Process, Unit
+from bench.verdict import Pair, Rule
+
+SLOWDOWNS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.10)
+BOUNDS = (3, 4, 6, 8, 12)
+SHORT, LONG = 4, 12
+LEAST_UNITS = 3
+CALM = ("quiet", "busy", "burst")
+NIGHTS = {"quiet": 0.85 / 3, "busy": 0.85 / 3, "burst": 0.85 / 3, "bg": 0.10, "wild": 0.05}
+SOON = (3, 5, 10)
+POINTS, STEP_AT = 60, 40
+
+Stored = Literal["raw", "normalised", "reference"]
+
+
+@dataclass(frozen=True)
+class PairResult:
+    """Live pairs under one condition; `short` plans have 4 pairs (20 s), `long` ones 12 (60 s).
+
+    `units` are the distinct recorded pairs, `unsound` those that the guard drops, `seconds` a pair's median time.
+    `false_alarm` is the worse of the short and the default plan at no slowdown, `at_margin` the default plan's
+    at the margin, where it may reach the error of the rule. `power` is by slowdown, `bound_error` by number of
+    pairs: how often a 1 % bound lies beyond the truth.
+    """
+
+    condition: str
+    units: int
+    unsound: int
+    seconds: float
+    false_alarm: float
+    at_margin: float
+    power: dict[float, float]
+    power_long: float
+    mde_short: float
+    mde_long: float
+    bound_error: dict[int, float]
+    pairs_to_pass: float
+    wrong_pass: float
+    inconclusive: float
+
+
+@dataclass(frozen=True)
+class GuardResult:
+    """A/A pairs of one mode that were off by more than 5 %, and how many of them the guard dropped."""
+
+    mode: str
+    pairs: int
+    off: int
+    caught: int
+    dropped: int
+
+
+@dataclass(frozen=True)
+class RealResult:
+    """The verdict on a real slowdown (one more layer), from all even units of a setting in their order."""
+
+    setting: str
+    outcome: str
+    ratio: float
+    low: float
+    high: float
+    pairs: int
+
+
+@dataclass(frozen=True)
+class StoredResult:
+    """A session of four processes against five stored ones; `mde` at margin 0, and the alarms at 0 and 5 %."""
+
+    name: str
+    calm: bool
+    false_alarm: float
+    false_alarm_5: float
+    mde: float
+
+
+@dataclass(frozen=True)
+class HistoryResult:
+    """A detector on 60 points: alarms per 100 looks without a step; detection by step, 3, 5 and 10 points after it."""
+
+    detector: str
+    stored: Stored
+    false_alarms: float
+    found: dict[float, tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class AnchorResult:
+    """How often a rule alarms, by injected slowdown. `seconds` is the wall time of the iterations it takes."""
+
+    anchor: str
+    condition: str
+    seconds: float
+    alarms: dict[float, float]
+
+
+@dataclass(frozen=True)
+class Replay:
+    """All that one replay found. `skipped` conditions have fewer than three distinct sound pairs."""
+
+    seed: int
+    even: bool
+    pairs: tuple[PairResult, ...]
+    skipped: tuple[str, ...]
+    guards: tuple[GuardResult, ...]
+    real: tuple[RealResult, ...]
+    stored: tuple[StoredResult, ...]
+    histories: tuple[HistoryResult, ...]
+    anchors: tuple[AnchorResult, ...]
+
+
+@cache
+def replay(seed: int = 0, even: bool = True, jobs: int = 1000) -> Replay:
+    """Run everything: about 40 s of CPU with the default number of jobs. Same seed, same numbers."""
+    units = traces.load()
+    pools = {name: [traces.measured(unit) for unit in group] for name, group in _pairs(units, even).items()}
+    judged = [name for name, pool in pools.items() if sum(one.sound for one in pool) >= LEAST_UNITS]
+    groups = _pairs(units, even)
+    return Replay(
+        seed=seed,
+        even=even,
+        pairs=tuple(_pair_result(name, groups[name], pools[name], jobs, _rng(seed, name)) for name in judged),
+        skipped=tuple(name for name in pools if name not in judged),
+        guards=tuple(_guards(units, even)),
+        real=tuple(_real(units, even)),
+        stored=tuple(_stored(units, even, jobs // 2, seed)),
+        histories=tuple(_histories(units, even, max(5, jobs // 10), seed)),
+        anchors=tuple(_anchors(units, even, max(5, jobs // 10), seed)),
+    )
+
+
+def _rng(seed: int, *names: str) -> np.random.Generator:
+    """A stream of its own for each part, so that adding one doesn't change the others."""
+    return np.random.default_rng([seed, *(ord(letter) for name in names for letter in name)])
+
+
+def _pairs(units: Iterable[Unit], even: bool) -> dict[str, list[Unit]]:
+    return traces.chosen(units, "pinned", even=even) | traces.chosen(units, "live", even=even)
+
+
+# Live pairs
+
+
+def _pair_result(
+    condition: str, units: Sequence[Unit], pool: Sequence[Pair], count: int, rng: np.random.Generator
+) -> PairResult:
+    rule, short, long = Rule(), Rule(pairs=SHORT), Rule(pairs=LONG)
+    jobs = [job(pool, rule.pairs, rng) for _ in range(count)]
+    unchanged = [verdict.decide(one, rule) for one in jobs]
+    outcomes = [one.outcome for one in unchanged]
+    return PairResult(
+        condition=condition,
+        units=len(pool),
+        unsound=sum(not one.sound for one in pool),
+        seconds=statistics.median(unit.seconds for unit in units),
+        false_alarm=max(_share(jobs, 0.0, short), outcomes.count("REGRESSION") / count),
+        at_margin=_share(jobs, rule.margin, rule),
+        power={slowdown: _share(jobs, slowdown, short) for slowdown in SLOWDOWNS[1:]},
+        power_long=_share(jobs, 0.05, long),
+        mde_short=_detectable(jobs[: count // 2], short),
+        mde_long=_detectable(jobs[: count // 2], long),
+        bound_error={pairs: _bound_error(jobs, pairs, rule) for pairs in BOUNDS},
+        pairs_to_pass=statistics.median(one.pairs for one in unchanged),
+        wrong_pass=_share(jobs, rule.tolerance, rule, "PASS"),
+        inconclusive=outcomes.count("INCONCLUSIVE") / count,
+    )
+
+
+def job(pool: Sequence[Pair], sound: int, rng: np.random.Generator) -> list[Pair]:
+    """Pairs of the pool in random order and direction until so many sound ones; all are used before one is reused."""
+    drawn: list[Pair] = []
+    while True:
+        for index in rng.permutation(len(pool)):
+            drawn.append(turned(pool[index]) if rng.random() < 0.5 else pool[index])
+            if sum(one.sound for one in drawn) == sound:
+                return drawn
+
+
+def turned(pair: Pair) -> Pair:
+    """The pair with baseline and contender exchanged."""
+    return Pair(
+        fastest=-pair.fastest,
+        middle=-pair.middle,
+        cpu=None if pair.cpu is None else -pair.cpu,
+        guard=None if pair.guard is None else -pair.guard,
+    )
+
+
+def slowed(pair: Pair, slowdown: float) -> Pair:
+    """The pair as it had been with every iteration of the contender longer by a share of `slowdown`."""
+    log = math.log1p(slowdown)
+    return Pair(
+        fastest=pair.fastest + log,
+        middle=pair.middle + log,
+        cpu=None if pair.cpu is None else pair.cpu + log,
+        guard=pair.guard,
+    )
+
+
+def _share(jobs: Sequence[Sequence[Pair]], slowdown: float, rule: Rule, outcome: str = "REGRESSION") -> float:
+    """The share of jobs with that outcome, after slowing the contender down."""
+    verdicts = [verdict.decide([slowed(one, slowdown) for one in _enough(pairs, rule.pairs)], rule) for pairs in jobs]
+    return sum(one.outcome == outcome for one in verdicts) / len(jobs)
+
+
+def _enough(pairs: Sequence[Pair], sound: int) -> Sequence[Pair]:
+    """No more pairs of a job than its plan can use."""
+    count = 0
+    for index, one in enumerate(pairs):
+        count += one.sound
+        if count == sound:
+            return pairs[: index + 1]
+    return pairs
+
+
+def _detectable(jobs: Sequence[Sequence[Pair]], rule: Rule) -> float:
+    """The smallest slowdown that nine jobs of ten call REGRESSION, to 0.01 %."""
+    low, high = rule.margin, 0.2
+    while high - low > 1e-4:
+        middle = (low + high) / 2
+        low, high = (low, middle) if _share(jobs, middle, rule) >= 0.9 else (middle, high)
+    return high
+
+
+def _bound_error(jobs: Sequence[Sequence[Pair]], count: int, rule: Rule) -> float:
+    """How often the lower 1 % bound from so many sound pairs is above the truth, which is zero."""
+    wrong = 0
+    for pairs in jobs:
+        values = [one.fastest for one in pairs if one.sound][:count]
+        wrong += verdict.interval(values, rule.error, rule.sd, rule.df).lower > 0
+    return wrong / len(jobs)
+
+
+def _guards(units: Iterable[Unit], even: bool) -> Iterable[GuardResult]:
+    modes: tuple[traces.Mode, ...] = ("pinned", "live", "concurrent")
+    for mode in modes:
+        pairs = [traces.measured(one) for group in traces.chosen(units, mode, even=even).values() for one in group]
+        off = [one for one in pairs if abs(one.fastest) > 0.05]
+        yield GuardResult(
+            mode, len(pairs), len(off), sum(not one.sound for one in off), sum(not one.sound for one in pairs)
+        )
+
+
+def _real(units: Iterable[Unit], even: bool) -> Iterable[RealResult]:
+    for condition, group in traces.chosen(units, "slower", even=even).items():
+        pairs = [traces.measured(one) for one in group]
+        known = verdict.decide(pairs, Rule(pairs=max(3, sum(one.sound for one in pairs))))
+        setting = condition.split(maxsplit=1)[1]
+        yield RealResult(setting, known.outcome, known.ratio - 1, known.low - 1, known.high - 1, known.pairs)
+
+
+# Stored baselines
+
+
+def _value(process: Process) -> float:
+    """The production value of a process, all that `bench check` keeps of it."""
+    wall, cpu, switches, probe = (column.astype(int).tolist() for column in process)
+    return verdict.process_value(wall, probe, cpu, switches)
+
+
+def _solo(units: Iterable[Unit], even: bool) -> dict[str, list[Process]]:
+    found = traces.chosen(units, "solo", even=even)
+    return {name.split(maxsplit=1)[1]: [one.processes[0] for one in group] for name, group in found.items()}
+
+
+def _stored(units: Iterable[Unit], even: bool, count: int, seed: int) -> Iterable[StoredResult]:
+    """A baseline stored under calm conditions, read under each; and both under whatever comes."""
+    values = {name: np.array([_value(one) for one in group]) for name, group in _solo(units, even).items()}
+    values = {name: group for name, group in values.items() if len(group) >= 4}
+    for name in values:
+        yield _stored_result(f"calm, then {name}", name in CALM, CALM, (name,), values, count, _rng(seed, name))
+    yield _stored_result("any, then any", False, tuple(values), tuple(values), values, count, _rng(seed, "any"))
+
+
+def _stored_result(
+    name: str,
+    calm: bool,
+    before: Sequence[str],
+    after: Sequence[str],
+    values: Mapping[str, Array],
+    count: int,
+    rng: np.random.Generator,
+) -> StoredResult:
+    strict, lax, missing = 0, 0, []
+    for _ in range(count):
+        settings = [*rng.choice(before, 5), rng.choice(after)]
+        sessions = _sessions([str(one) for one in settings], values, rng)
+        known = verdict.check_stored(sessions[:-1], sessions[-1], margin=0.0)
+        strict += known.outcome == "REGRESSION"
+        lax += verdict.check_stored(sessions[:-1], sessions[-1]).outcome == "REGRESSION"
+        missing.append(known.limit - known.shift)
+    return StoredResult(name, calm, strict / count, lax / count, math.expm1(float(np.quantile(missing, 0.9))))
+
+
+def _sessions(settings: Sequence[str], values: Mapping[str, Array], rng: np.random.Generator) -> list[float]:
+    """Session values of four processes each; no process twice before a setting's are used up."""
+    left: dict[str, list[float]] = {}
+    sessions = []
+    for setting in settings:
+        if len(left.get(setting, [])) < 4:
+            left[setting] = rng.permutation(values[setting]).tolist()
+        sessions.append(verdict.session_value([left[setting].pop() for _ in range(4)]))
+    return sessions
+
+
+# Histories
+
+
+def _histories(units: Iterable[Unit], even: bool, count: int, seed: int) -> Iterable[HistoryResult]:
+    steps: dict[Stored, tuple[float, ...]] = {
+        "raw": (0.05, 0.10),
+        "normalised": (0.02, 0.03, 0.05),
+        "reference": (0.02, 0.03),
+    }
+    for stored, sizes in steps.items():
+        nights = _nights(units, even, stored)
+        flat = [_series(nights, stored, _rng(seed, stored, str(n))) for n in range(count)]
+        yield _history_result("ours, h = 4.5", stored, flat, sizes, _ours)
+        for name, detector in DETECTORS.items():
+            yield _history_result(name, stored, flat[: max(5, count // 4)], sizes, detector)
+
+
+def _nights(units: Iterable[Unit], even: bool, stored: Stored) -> dict[str, Array]:
+    """What a night's point is drawn from: three processes' values, or three pairs' log-ratios.
+
+    Pairs were pinned only under calm settings; under the others the unpinned ones stand in.
+    """
+    if stored == "reference":
+        groups = _pairs(units, even)
+        chosen = {night: groups[f"{'pinned' if night in CALM else 'live'} {night}"] for night in NIGHTS}
+        pairs = {night: [traces.measured(unit) for unit in group] for night, group in chosen.items()}
+        return {night: np.array([one.fastest for one in group if one.sound]) for night, group in pairs.items()}
+    solo = _solo(units, even)
+    if stored == "raw":
+        return {night: np.array([math.log(np.median(one.wall)) for one in solo[night]]) for night in NIGHTS}
+    return {night: np.array([_value(one) for one in solo[night]]) for night in NIGHTS}
+
+
+def _series(nights: Mapping[str, Array], stored: Stored, rng: np.random.Generator) -> Array:
+    points = []
+    for night in rng.choice(list(NIGHTS), size=POINTS, p=list(NIGHTS.values())):
+        three = rng.choice(nights[str(night)], 3, replace=False)
+        points.append(float(np.mean(three * rng.choice([-1, 1], 3))) if stored == "reference" else np.median(three))
+    return np.array(points)
+
+
+def _ours(logs: Array) -> list[int]:
+    return [change.index for change in verdict.changes(logs.tolist()) if change.shift > 0]
+
+
+def _history_result(
+    name: str, stored: Stored, flat: Sequence[Array], sizes: Sequence[float], detector: Detector
+) -> HistoryResult:
+    looks = len(flat) * (POINTS - 10)
+    alarms = sum(_alarms(detector, series) for series in flat)
+    found = {size: tuple(_found(detector, flat, size, later) for later in SOON) for size in sizes}
+    return HistoryResult(name, stored, 100 * alarms / looks, found)
+
+
+def _alarms(detector: Detector, series: Array) -> int:
+    """Steps up that a look at every new point reports, each counted once (within three points it is the same)."""
+    known: list[int] = []
+    for end in range(11, len(series) + 1):
+        for index in detector(series[:end]):
+            if all(abs(index - other) > 3 for other in known):
+                known.append(index)
+    return len(known)
+
+
+def _found(detector: Detector, flat: Sequence[Array], size: float, later: int) -> float:
+    """The share of series in which a step of that size is seen so many points later, within four points of its place."""
+    stepped = [series + np.where(np.arange(POINTS) >= STEP_AT, math.log1p(size), 0.0) for series in flat]
+    seen = [detector(series[: STEP_AT + later]) for series in stepped]
+    return sum(any(abs(index - STEP_AT) <= 4 for index in indexes) for indexes in seen) / len(flat)
+
+
+# Anchors
+
+
+def _anchors(units: Iterable[Unit], even: bool, count: int, seed: int) -> Iterable[AnchorResult]:
+    pools = _processes(units, even)
+    for anchor in ANCHORS:
+        for condition in ("quiet", "mixed"):
+            yield _anchor_result(anchor, condition, pools, count, _rng(seed, anchor.name, condition))
+
+
+def _processes(units: Iterable[Unit], even: bool) -> dict[str, list[Array]]:
+    """The wall times of all processes that ran alone or in turn, by setting."""
+    found: dict[str, list[Array]] = {}
+    for groups in traces.chosen(units, "solo", "pinned", "live", even=even).values():
+        for unit in groups:
+            found.setdefault(unit.setting, []).extend(one.wall for one in unit.processes)
+    return {setting: found[setting] for setting in NIGHTS}
+
+
+def _anchor_result(
+    anchor: Anchor, condition: str, pools: Mapping[str, Sequence[Array]], count: int, rng: np.random.Generator
+) -> AnchorResult:
+    alarms = dict.fromkeys(SLOWDOWNS, 0)
+    spent = []
+    for _ in range(count):
+        old, new = _sides(anchor, condition, pools, rng)
+        spent.append(sum(float(one.sum()) for one in (*old, *new)) / 1e9)
+        for slowdown in SLOWDOWNS:
+            alarms[slowdown] += anchor.slower(old, [one * (1 + slowdown) for one in new])
+    shares = {slowdown: hits / count for slowdown, hits in alarms.items()}
+    return AnchorResult(anchor.name, condition, statistics.median(spent), shares)
+
+
+def _sides(
+    anchor: Anchor, condition: str, pools: Mapping[str, Sequence[Array]], rng: np.random.Generator
+) -> tuple[list[Array], list[Array]]:
+    """Different real processes for both sides. Mixed: a condition for both if measured together, else one for each."""
+    before, after = (condition,) * 2 if condition != "mixed" else map(str, rng.choice(list(pools), 2, replace=False))
+    if anchor.together or before == after:
+        drawn = _drawn(pools[before], 2 * anchor.processes, rng)
+        return drawn[: anchor.processes], drawn[anchor.processes :]
+    return _drawn(pools[before], anchor.processes, rng), _drawn(pools[after], anchor.processes, rng)
+
+
+def _drawn(pool: Sequence[Array], count: int, rng: np.random.Generator) -> list[Array]:
+    return [pool[index] for index in rng.choice(len(pool), count, replace=len(pool) < count)]
