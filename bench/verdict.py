@@ -10,6 +10,7 @@ measured there on the even-numbered ones.
 
 import math
 import statistics
+from bisect import insort
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -513,12 +514,30 @@ def changes(logs: Sequence[float], limit: float = 4.5, least: float = 0.01) -> l
 def _step(logs: Sequence[float], start: int, seen: int, limit: float, least: float) -> Change | None:
     """The split of the points before `seen` with the largest z, if that is an alarm."""
     start = max(start, seen - HISTORY)
-    if seen - start < LEFT + RIGHT:
+    window = logs[start:seen]
+    if len(window) < LEFT + RIGHT:
         return None
-    sd = _jitter(logs[start:seen])
-    splits = range(start + LEFT, seen - RIGHT + 1)
-    z, shift, split = max((*_shift(logs[start:at], logs[at:seen], sd), at) for at in splits)
-    return Change(split, seen - 1, shift, z) if z > limit and abs(shift) > least else None
+    sd = _jitter(window)
+    splits = [at for at, distance in _median_distances(window) if distance > limit * _scale(at, len(window) - at, sd)]
+    if not splits:
+        return None
+    z, shift, split = max((*_shift(window[:at], window[at:], sd), at) for at in splits)
+    return Change(start + split, seen - 1, shift, z) if z > limit and abs(shift) > least else None
+
+
+def _median_distances(window: Sequence[float]) -> list[tuple[int, float]]:
+    """Every allowed split and how far the medians of its sides are apart: no less than the shift, and quick to tell."""
+    left, right = _prefix_medians(window), _prefix_medians(window[::-1])[::-1]
+    return [(at, abs(right[at] - left[at - 1])) for at in range(LEFT, len(window) - RIGHT + 1)]
+
+
+def _prefix_medians(values: Sequence[float]) -> list[float]:
+    ordered: list[float] = []
+    medians = []
+    for count, value in enumerate(values, 1):
+        insort(ordered, value)
+        medians.append((ordered[(count - 1) // 2] + ordered[count // 2]) / 2)
+    return medians
 
 
 def _judged(logs: Sequence[float], start: int, seen: int, change: Change) -> Change:
@@ -541,7 +560,12 @@ def _shift(left: Sequence[float], right: Sequence[float], sd: float) -> tuple[fl
     low_left, high_left = _middles(left, sd)
     low_right, high_right = _middles(right, sd)
     step = low_right - high_left if low_right > high_left else min(0.0, high_right - low_left)
-    return abs(step) / (sd * math.sqrt(1 / len(left) + 1 / len(right))), step
+    return abs(step) / _scale(len(left), len(right), sd), step
+
+
+def _scale(left: int, right: int, sd: float) -> float:
+    """The SD of the difference of two means of so many points."""
+    return sd * math.sqrt(1 / left + 1 / right)
 
 
 def _middles(values: Sequence[float], sd: float) -> tuple[float, float]:

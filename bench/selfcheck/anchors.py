@@ -77,7 +77,7 @@ def student(old: Array, new: Array) -> float:
 
 
 def _field(statistic: Callable[[Array], float], limit: float, old: Sequence[Array], new: Sequence[Array]) -> bool:
-    return statistic(new[0]) > (1 + limit) * statistic(old[0])
+    return bool(statistic(new[0]) > (1 + limit) * statistic(old[0]))
 
 
 def _all_fail(limit: float, old: Sequence[Array], new: Sequence[Array]) -> bool:

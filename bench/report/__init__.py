@@ -1,0 +1,271 @@
+"""What a report is: rows, and tables of rounded cells; every other file with a `render` here is a format of it."""
+
+import importlib
+import pkgutil
+import shlex
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import msgspec
+
+from bench import catalog, environment, store
+from bench.catalog import ModelCard
+from bench.errors import UsageError, unknown
+from bench.report.rows import OWN, Row, family_of, rows
+from bench.schema import Record
+from bench.store import Header, Run
+
+LIST_RESULTS = "see what there is with: bench list results"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells ready to print. `align` has an l or r for each column, `bold` names cells by (row, column) from 0.
+
+    Any text may come from a foreign file: a format passes it through `one_line`, then escapes its own syntax.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    align: str
+    notes: tuple[str, ...] = ()
+    bold: frozenset[tuple[int, int]] = frozenset()
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the records say. `notes` hold for all tables; `environment` has a line for each machine as it was.
+
+    `command` is that which makes the report again, less its `--format`; `warnings` are for standard error.
+    """
+
+    rows: list[Row]
+    cards: Mapping[str, ModelCard]
+    notes: tuple[str, ...] = ()
+    environment: tuple[str, ...] = ()
+    command: str = ""
+    warnings: tuple[str, ...] = ()
+
+    @cached_property
+    def tables(self) -> list[Table]:
+        """The default layout. Raises UsageError without pandas, which formats of bare rows don't need."""
+        from bench.report import tables
+
+        return tables.default(self.rows, self.cards)
+
+    @cached_property
+    def latency(self) -> list[Table]:
+        """The one table that a terminal shows; it needs no pandas."""
+        from bench.report import tables
+
+        return tables.latency(self.rows)
+
+
+class Format(Protocol):
+    """A file of this folder: syntax only. `suffix` is that of a file, with its dot."""
+
+    suffix: str
+
+    def render(self, report: Report) -> str: ...
+
+
+def formats() -> list[str]:
+    """The formats of this bench, which are the files of this folder that render."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if hasattr(_module(module.name), "render"))
+
+
+def get(name: str) -> Format:
+    """The format of that name. Raises UsageError for an unknown one."""
+    if name not in formats():
+        raise unknown("format", name, formats(), "name one of these with --format")
+    return cast(Format, _module(name))
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f"bench.report.{name}")
+
+
+def one_line(text: str) -> str:
+    """`text` with whatever moves a cursor, breaks a line or reverses a direction made a blank."""
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
+
+
+def width(text: str) -> int:
+    """How many columns of a terminal a printable text takes: East Asian characters two, combining ones none."""
+    return sum(0 if unicodedata.combining(char) else 1 + (unicodedata.east_asian_width(char) in "WF") for char in text)
+
+
+def build(
+    results: Path,
+    *,
+    family: str | None = None,
+    device: str | None = None,
+    model: str | None = None,
+    backend: str | None = None,
+    run_id: str | None = None,
+    interval: str | None = None,
+) -> Report:
+    """The report on the records below `results`, or in that file, as far as they are what is asked for.
+
+    `family` is spelt with any case and punctuation, `model` may be a glob. Raises UsageError where nothing is left to
+    report, and for a file of a newer bench; lines that can't be read are left out with a warning.
+    """
+    named = {"family": family, "device": device, "model": model, "backend": backend, "run": run_id, "interval": interval}
+    asked = {name: value for name, value in named.items() if value is not None}
+    cards = catalog.cards()
+    reading = Reading(asked, cards)
+    found = rows(reading.runs(results), cards, interval)
+    if not found:
+        raise reading.nothing(results)
+    return Report(
+        rows=found,
+        cards=cards,
+        notes=_strangers(found, reading.headers),
+        environment=_environments(found, reading.headers),
+        command=_command(results, asked),
+        warnings=tuple(reading.warnings),
+    )
+
+
+def _command(results: Path, asked: Mapping[str, str]) -> str:
+    place = [] if results == Path("results") else ["--results", str(results)]
+    return shlex.join(["bench", "report", *place, *(word for name in asked for word in (f"--{name}", asked[name]))])
+
+
+# Reading
+
+
+class Reading:
+    """Runs as they are read: records that are asked for go on; what there was is kept for messages and notes."""
+
+    def __init__(self, asked: Mapping[str, str], cards: Mapping[str, ModelCard]) -> None:
+        self.asked = {**asked, **({"family": _spelt(asked["family"])} if "family" in asked else {})}
+        self.cards = cards
+        self.seen: dict[str, set[str]] = {name: set() for name in ("family", "device", "model", "backend", "run", "interval")}
+        self.headers: list[Header] = []
+        self.warnings: list[str] = []
+
+    def runs(self, results: Path) -> Iterator[Run]:
+        for path in store.paths(results):
+            run = self._read(path)
+            if run:
+                self.headers += run.headers
+                yield msgspec.structs.replace(run, records=tuple(record for record in run.records if self._wanted(record)))
+
+    def _read(self, path: Path) -> Run | None:
+        try:
+            run = store.read(path)
+        except UsageError:
+            if not _cut_off(path):
+                raise
+            self.warnings.append(f"{path} is left out; it was cut off before its first line was whole")
+            return None
+        if run.damaged:
+            lines = "1 line" if run.damaged == 1 else f"{run.damaged} lines"
+            self.warnings.append(f"{path}: {lines} left out; damaged, or cut off in the middle")
+        return run
+
+    def _wanted(self, record: Record) -> bool:
+        intervals = record.measurement.intervals if record.measurement else record.settings.intervals
+        self.seen["interval"].update(intervals)
+        case = record.case
+        found = {
+            "family": family_of(case.model, self.cards),
+            "device": case.device,
+            "model": case.model,
+            "backend": case.backend,
+            "run": record.run_id,
+        }
+        for name, value in found.items():
+            self.seen[name].add(value)
+        return all(_fits(name, value, self.asked[name]) for name, value in found.items() if name in self.asked)
+
+    def nothing(self, results: Path) -> UsageError:
+        """Why there is no row, and what there is instead."""
+        if not self.seen["model"]:
+            found = "no case in it has been tried yet" if self.headers else "it holds no run"
+            found = found if results.exists() else "there is no such file or folder"
+            return UsageError(f"no results in {results}", found, "measure with: bench run, or name others with --results")
+        for name, wanted in self.asked.items():
+            there = self.seen[name]
+            if not any(_fits(name, value, wanted) for value in there):
+                return unknown(f"results of {name}", wanted, sorted(there), LIST_RESULTS)
+        wanted = ", ".join(f"{name} {value}" for name, value in self.asked.items())
+        return UsageError(f"no results of {wanted} together", "there are some of each", LIST_RESULTS)
+
+
+def _spelt(family: str) -> str:
+    """A family as the catalog spells it. Raises UsageError for an unknown one."""
+    return OWN if family == OWN else catalog.of_family(family)[0].family
+
+
+def _fits(name: str, value: str, wanted: str) -> bool:
+    return value == wanted or (name == "model" and fnmatchcase(value, wanted))
+
+
+def _cut_off(path: Path) -> bool:
+    """Whether a file has no whole line, as a run leaves it that was killed while it wrote its header."""
+    try:
+        return b"\n" not in path.read_bytes()
+    except OSError:
+        return False
+
+
+# Where it was measured
+
+
+def _strangers(found: Iterable[Row], headers: Iterable[Header]) -> tuple[str, ...]:
+    """A note on each device whose rows come from different machines: `cpu` is whatever machine it was."""
+    descriptions = {header.environment_id: header.environment for header in headers}
+    machines: dict[str, dict[str, str]] = {}
+    for row in found:
+        description = descriptions.get(row.environment_id, {})
+        machines.setdefault(row.device, {})[environment.machine_class(description)] = row.run_id
+    return tuple(
+        f"{device} is {len(runs)} different machines here (runs {', '.join(sorted(runs.values()))}): "
+        "compare rows of one run only"
+        for device, runs in machines.items()
+        if len(runs) > 1
+    )
+
+
+def _environments(found: Iterable[Row], headers: Iterable[Header]) -> tuple[str, ...]:
+    """A line for each environment that rows come from: the machine, its software, and the runs."""
+    shown = dict.fromkeys((row.environment_id, row.run_id) for row in found)
+    known = {(header.environment_id, header.run_id): header for header in headers}
+    lines: dict[str, list[str]] = {}
+    for environment_id, run_id in sorted(shown, key=lambda pair: pair[1]):
+        header = known.get((environment_id, run_id))
+        machine = machine_line(header.environment) if header else "unknown environment"
+        lines.setdefault(machine, []).append(_run_line(run_id, header))
+    return tuple(f"{machine}; {', '.join(runs)}" for machine, runs in lines.items())
+
+
+def _run_line(run_id: str, header: Header | None) -> str:
+    if not header:
+        return f"run {run_id}"
+    commit = f", commit {header.commit[:12]}" if header.commit else ""
+    return f"run {run_id} ({header.started_at[:19]}Z, bench {header.bench_version}{commit})"
+
+
+def machine_line(description: Mapping[str, Any]) -> str:
+    """The facts of `environment.describe` that one wants beside a table."""
+    hardware, system, limits = (description.get(part) or {} for part in ("hardware", "system", "limits"))
+    processor = (hardware.get("cpu") or {}).get("name") or "unknown CPU"
+    parts = [
+        f"{processor}, {limits.get('usable_cpus') or hardware.get('logical_cpus') or '?'} usable CPUs",
+        *hardware.get("gpus", ()),
+        f"virtual machine ({hardware.get('hypervisor') or 'unknown kind'})" if hardware.get("virtual_machine") else "",
+        system.get("distribution") or system.get("os") or "",
+        f"kernel {system['kernel']}" if system.get("kernel") else "",
+        system.get("python") or "",
+        *(f"{name} {version}" for name, version in (description.get("packages") or {}).items() if version),
+        *(f"{name}={value}" for name, value in (description.get("variables") or {}).items()),
+    ]
+    return ", ".join(part for part in parts if part)

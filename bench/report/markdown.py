@@ -1,0 +1,44 @@
+"""Pipe tables as GitHub and GitLab read them, with the environment and how to make the page again."""
+
+import re
+from collections.abc import Iterable, Iterator
+
+from bench.report import Report, Table, one_line
+
+suffix = ".md"
+
+# What would be taken for syntax in a cell or a line of text. An underscore inside a word is none.
+SYNTAX = re.compile(r"[\\`*<>|~]|\b_|_\b|\](?=\()|&(?=#?\w+;)")
+RULES = {"l": ":--", "r": "--:"}
+
+
+def render(report: Report) -> str:
+    parts = [["# Latency report"], _list(report.notes), *map(_table, report.tables)]
+    parts += [["## Environment"], _list(report.environment)]
+    parts += [["## How to make this page again"], [f"    {one_line(report.command)} --format markdown"]]
+    return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
+
+
+def _table(table: Table) -> list[str]:
+    lines = [_line(map(_escaped, table.columns)), _line(RULES[side] for side in table.align)]
+    lines += [_line(_cells(table, index)) for index in range(len(table.rows))]
+    notes = ["", *_list(table.notes)] if table.notes else []
+    return [f"## {_escaped(table.title)}", "", *lines, *notes]
+
+
+def _cells(table: Table, index: int) -> Iterator[str]:
+    for column, cell in enumerate(table.rows[index]):
+        text = _escaped(cell)
+        yield f"**{text}**" if (index, column) in table.bold else text
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _list(notes: Iterable[str]) -> list[str]:
+    return [f"- {_escaped(note)}" for note in notes]
+
+
+def _escaped(text: str) -> str:
+    return SYNTAX.sub(lambda found: f"\\{found[0]}", one_line(text))

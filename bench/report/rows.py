@@ -1,0 +1,320 @@
+"""Records → rows: one for each case and interval, with what its repetitions say together."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, get_args
+
+import msgspec
+
+from bench import backends, stats, store
+from bench.catalog import ModelCard
+from bench.schema import Artifact, Case, Frozen, Interval, Measurement, Precision, Record, Samples, Status
+from bench.store import Run
+
+INTERVALS: tuple[Interval, ...] = get_args(Interval)
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+#: the family of a model that has no card
+OWN = "own"
+#: those of bench.runner, which a report must not import; a test compares them
+LEAST_REPETITIONS = 3
+MOST_REPETITIONS = 15
+#: weights under which a network is the one whose accuracy was published, or has its size and speed
+PUBLISHED_WEIGHTS = ("random", "pretrained")
+
+Key = tuple[Case, Interval]
+
+
+class Row(Frozen, kw_only=True):
+    """A case and one interval of it. Latencies are of the whole batch and in ms; None is unknown or does not apply.
+
+    `latency_ms` is the median of the processes' medians, `ci_low_ms` to `ci_high_ms` its interval, which covers with
+    probability `ci_level`. `throughput` is in images/s, `top1` and `top5` are fractions as published, `gmacs` and
+    `params_m` counted, `storage_mb` is the model file. `validity` says of each reason in how many repetitions it was
+    found ("contended 2/5"), `evidence` what the last of them saw. `stopped` is "repetitions", "precision", "budget",
+    "interrupted", or empty where nothing was measured.
+    """
+
+    model: str
+    family: str
+    backend: str
+    device: str
+    precision: Precision
+    batch_size: int
+    threads: int
+    interval: Interval
+    status: Status
+    reason: str
+    validity: tuple[str, ...]
+    latency_ms: float | None
+    ci_low_ms: float | None
+    ci_high_ms: float | None
+    p90_ms: float | None
+    p99_ms: float | None
+    min_ms: float | None
+    samples: int
+    repetitions: int
+    throughput: float | None
+    parity_max_error: float | None
+    top1: float | None
+    top5: float | None
+    gmacs: float | None
+    params_m: float | None
+    storage_mb: float | None
+    source: str
+    ci_level: float | None
+    mean_ms: float | None
+    first_ms: float | None
+    load_ms: float | None
+    build_ms: float | None
+    export_ms: float | None
+    peak_memory_mb: float | None
+    stopped: str
+    run_id: str
+    started_at: str
+    evidence: tuple[str, ...]
+    weights: str
+    options: dict[str, str]
+    environment_id: str
+
+
+class Repetition(msgspec.Struct, frozen=True):
+    """A sound record, and the samples of the interval in question."""
+
+    record: Record
+    measurement: Measurement
+    samples: Samples
+
+
+def rows(runs: Iterable[Run], cards: Mapping[str, ModelCard], interval: str | None = None) -> list[Row]:
+    """A row for each case and interval, all of them or one, in the order of the catalog.
+
+    Runs are read one after another and superseded records let go, so `runs` had better be an iterator.
+    """
+    held = newest(runs)
+    keys = [key for key in held if interval in (None, key[1])]
+    return [_row(key, held[key], cards.get(key[0].model)) for key in sorted(keys, key=_order(cards))]
+
+
+def family_of(model: str, cards: Mapping[str, ModelCard]) -> str:
+    card = cards.get(model)
+    return card.family if card else OWN
+
+
+def backend_rank(name: str) -> tuple[int, str]:
+    """Backends in the order in which the project lists them, strangers last."""
+    return (backends.KNOWN.index(name) if name in backends.KNOWN else len(backends.KNOWN), name)
+
+
+def _order(cards: Mapping[str, ModelCard]) -> Callable[[Key], tuple[Any, ...]]:
+    places = {name: place for place, name in enumerate(cards)}
+
+    def order(key: Key) -> tuple[Any, ...]:
+        case, interval = key
+        model = (places.get(case.model, len(places)), case.model)
+        rest = (PRECISIONS.index(case.precision), case.batch_size, case.threads, INTERVALS.index(interval))
+        return (case.device, *model, *backend_rank(case.backend), *rest)
+
+    return order
+
+
+# Which records count
+
+
+def newest(runs: Iterable[Run]) -> dict[Key, list[Record]]:
+    """The records of each case and interval, from the run that tried it last."""
+    held: dict[Key, list[Record]] = {}
+    for run in runs:
+        for (key, run_id), records in _by_run(run.records).items():
+            before = held.get(key, [])
+            if before and before[0].run_id == run_id:
+                records = before + records
+            elif before and _last_start(before) > _last_start(records):
+                continue
+            held[key] = records
+    return held
+
+
+def _by_run(records: Iterable[Record]) -> dict[tuple[Key, str], list[Record]]:
+    """Groups by case, interval and run: a file may hold several runs, put together by its owner."""
+    groups: dict[tuple[Key, str], list[Record]] = {}
+    for record in records:
+        measured = record.measurement.intervals if record.measurement else record.settings.intervals
+        for interval in measured:
+            groups.setdefault(((record.case, interval), record.run_id), []).append(record)
+    return groups
+
+
+def _last_start(records: list[Record]) -> str:
+    return max(record.started_at for record in records)
+
+
+def _started_at(record: Record) -> str:
+    return record.started_at
+
+
+def _attempts(records: list[Record]) -> list[Record]:
+    """The last attempt at each repetition, oldest first, however the lines were put together."""
+    return sorted(store.latest(tuple(sorted(records, key=_started_at))), key=_started_at)
+
+
+def _pool(attempts: list[Record], interval: Interval) -> list[Repetition]:
+    """The repetitions that make the number: sound ones, in the same setup as the last attempt; none if that failed."""
+    last = attempts[-1]
+    if last.status != "ok":
+        return []
+    found = [
+        Repetition(record, record.measurement, record.measurement.intervals[interval])
+        for record in attempts
+        if record.status == "ok" and record.measurement and _setup(record) == _setup(last)
+    ]
+    return [repetition for repetition in found if min(repetition.samples.samples_ns, default=0) > 0]
+
+
+def _setup(record: Record) -> tuple[Any, ...]:
+    """What must be equal for two repetitions to be of the same thing: a run may be resumed after an upgrade."""
+    artifact = record.artifact.sha256 if record.artifact else ""
+    return record.settings.options, record.settings.weights, artifact, record.environment_id
+
+
+# From records to a row
+
+
+def _row(key: Key, records: list[Record], card: ModelCard | None) -> Row:
+    case, interval = key
+    attempts = _attempts(records)
+    pool = _pool(attempts, interval)
+    last = attempts[-1]
+    mute = last.status == "ok" and not pool
+    validity = _validity(pool)
+    artifact = next((record.artifact for record in reversed(attempts) if record.artifact), None)
+    return Row(
+        **msgspec.structs.asdict(case),
+        family=card.family if card else OWN,
+        interval=interval,
+        status="failed" if mute else last.status,
+        reason="the records hold no samples" if mute else last.reason,
+        validity=tuple(f"{reason} {count}/{len(pool)}" for reason, (count, _) in validity.items()),
+        evidence=tuple(f"{reason}: {evidence}" for reason, (_, evidence) in validity.items()),
+        samples=sum(len(repetition.samples.samples_ns) for repetition in pool),
+        repetitions=len(pool),
+        **_latency(case, pool),
+        **_beside(pool),
+        **_facts(card, artifact, last.settings.weights),
+        stopped=_stopped(pool),
+        source="measured",
+        run_id=last.run_id,
+        started_at=(pool[0].record if pool else last).started_at,
+        weights=last.settings.weights,
+        options=last.settings.options,
+        environment_id=last.environment_id,
+    )
+
+
+LATENCY = ("latency_ms", "ci_low_ms", "ci_high_ms", "ci_level", "p90_ms", "p99_ms", "min_ms", "mean_ms", "throughput")
+
+
+def _latency(case: Case, pool: list[Repetition]) -> dict[str, float | None]:
+    if not pool:
+        return dict.fromkeys(LATENCY)
+    known = stats.summary([repetition.samples.samples_ns for repetition in pool])
+    spread = known.level > 0  # one process has no interval
+    return {
+        "latency_ms": known.median_ns / 1e6,
+        "ci_low_ms": known.low_ns / 1e6 if spread else None,
+        "ci_high_ms": known.high_ns / 1e6 if spread else None,
+        "ci_level": known.level if spread else None,
+        "p90_ms": _ms(known.p90_ns),
+        "p99_ms": _ms(known.p99_ns),
+        "min_ms": known.min_ns / 1e6,
+        "mean_ms": known.mean_ns / 1e6,
+        "throughput": case.batch_size / known.median_ns * 1e9,
+    }
+
+
+def _beside(pool: list[Repetition]) -> dict[str, float | None]:
+    """What was measured beside the latency; of several processes the median, of memory and error the worst."""
+    measured = [repetition.measurement for repetition in pool]
+    builds = [each.build_ns for each in measured if each.build_ns is not None]
+    peaks = [each.peak_memory_bytes for each in measured if each.peak_memory_bytes is not None]
+    errors = [each.record.parity.max_error for each in pool if each.record.parity]
+    return {
+        "first_ms": _ms(_median([each.first_ns for each in measured])),
+        "load_ms": _ms(_median([each.load_ns for each in measured])),
+        "build_ms": _ms(_median(builds)),
+        "export_ms": _ms(_export_ns(pool[-1].record.artifact if pool else None)),
+        "peak_memory_mb": max(peaks) / 1e6 if peaks else None,
+        "parity_max_error": max(errors, default=None),
+    }
+
+
+def _ms(ns: float | None) -> float | None:
+    return None if ns is None else ns / 1e6
+
+
+def _median(values: list[int]) -> float | None:
+    return stats.median(values) if values else None
+
+
+def _chain(artifact: Artifact | None) -> Iterator[Mapping[str, Any]]:
+    """What made an artifact, then what made its source, and so on."""
+    made_by: Any = artifact.made_by if artifact else None
+    while isinstance(made_by, dict):
+        yield made_by
+        made_by = made_by.get("from")
+
+
+def _export_ns(artifact: Artifact | None) -> int | None:
+    """How long the conversions took that led to the engine's source, when they were made; building is apart."""
+    steps = [made_by.get("took_ns") for made_by in _chain(artifact) if "backend" not in made_by]
+    known = [step for step in steps if isinstance(step, int)]
+    return sum(known) if known else None
+
+
+def _counted(artifact: Artifact | None, name: str) -> int | None:
+    found = (made_by.get(name) for made_by in _chain(artifact))
+    return next((count for count in found if isinstance(count, int)), None)
+
+
+def _facts(card: ModelCard | None, artifact: Artifact | None, weights: str) -> dict[str, float | None]:
+    """What is known of the model: counted from its card, or for a user's own file from what its conversions counted."""
+    published = card.published if card and weights in PUBLISHED_WEIGHTS else None
+    macs = card.macs if card else _counted(artifact, "macs")
+    params = card.params if card else _counted(artifact, "params")
+    return {
+        "top1": published.top1 if published else None,
+        "top5": published.top5 if published else None,
+        "gmacs": None if macs is None else macs / 1e9,
+        "params_m": None if params is None else params / 1e6,
+        "storage_mb": artifact.size_bytes / 1e6 if artifact and artifact.size_bytes else None,
+    }
+
+
+def _validity(pool: list[Repetition]) -> dict[str, tuple[int, str]]:
+    """Each reason to distrust the number: in how many repetitions it was found, and the last evidence of it."""
+    counts: Counter[str] = Counter()
+    evidence: dict[str, str] = {}
+    for repetition in pool:
+        # A record is flagged if any of its intervals was unsteady; this row is about one.
+        steady = {"no_steady_state"} if repetition.samples.steady else set()
+        found = {each.reason: each.evidence for each in repetition.record.validity if each.reason not in steady}
+        counts.update(found.keys())
+        evidence |= found
+    return {reason: (counts[reason], evidence[reason]) for reason in sorted(counts)}
+
+
+def _stopped(pool: list[Repetition]) -> str:
+    """Why no further repetition was made, by the rules of `bench.runner.Tally`, which looks at the first interval."""
+    if not pool:
+        return ""
+    settings, done = pool[-1].record.settings, len(pool)
+    if settings.repetitions is not None:
+        return "repetitions" if done >= settings.repetitions else "interrupted"
+    if done < LEAST_REPETITIONS:
+        return "interrupted"
+    main = [next(iter(repetition.measurement.intervals.values())) for repetition in pool]
+    if stats.enough([stats.median(samples.samples_ns) for samples in main], settings.precision_target):
+        return "precision"
+    spent_s = sum(repetition.record.telemetry.get("spent_ns") or 0 for repetition in pool) / 1e9
+    if spent_s >= settings.budget_s:
+        return "budget"
+    return "repetitions" if done >= MOST_REPETITIONS else "interrupted"

@@ -1,0 +1,26 @@
+"""Latencies in aligned columns, for a terminal. The width is that of the cells: nothing is cut off or wrapped."""
+
+from collections.abc import Iterable
+
+from bench.report import Report, Table, one_line, width
+
+suffix = ".txt"
+
+
+def render(report: Report) -> str:
+    parts = ["\n".join(_table(table)) for table in report.latency]
+    return "\n\n".join([*parts, *map(one_line, report.notes)]) + "\n"
+
+
+def _table(table: Table) -> Iterable[str]:
+    lines = [[one_line(cell) for cell in line] for line in (table.columns, *table.rows)]
+    widths = [max(map(width, column)) for column in zip(*lines, strict=True)]
+    yield one_line(table.title)
+    for line in lines:
+        yield "  ".join(map(_padded, line, widths, table.align)).rstrip()
+    yield from map(one_line, table.notes)
+
+
+def _padded(cell: str, wanted: int, side: str) -> str:
+    room = " " * (wanted - width(cell))
+    return cell + room if side == "l" else room + cell

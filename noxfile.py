@@ -1,0 +1,108 @@
+"""Everything that is checked: `nox` runs what CI runs, `nox -l` lists the rest."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import nox
+
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.sessions = ["lint", "tests", "backends", "docs", "wheel"]
+nox.options.error_on_external_run = True
+
+SUPPORTED = ("3.11", "3.12", "3.13")
+
+
+def interpreters() -> list[str]:
+    """The supported Pythons of this machine that run, also those that pyenv keeps off the path."""
+    found = []
+    for version in SUPPORTED:
+        kept = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))
+        for candidate in (shutil.which(f"python{version}"), *map(str, kept)):
+            if candidate and _runs(candidate):
+                found.append(candidate)
+                break
+    return found
+
+
+def _runs(python: str) -> bool:
+    # A pyenv shim is on the path whether or not a Python stands behind it.
+    return subprocess.run([python, "-c", "import venv"], capture_output=True, check=False).returncode == 0
+
+
+PYTHONS = interpreters()
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, types and the layers of the code."""
+    session.install(".[dev]", "nox")
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("mypy")
+    session.run("lint-imports")
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """All that needs no runtime, on each Python found."""
+    session.install("-e", ".[report,test]")
+    session.run("pytest", "-m", "not runtime and not slow", "--cov", "--cov-report=term:skip-covered", *session.posargs)
+
+
+@nox.session(python=PYTHONS[:1])
+def backends(session: nox.Session) -> None:
+    """Real runtimes: the conformance suite, networks, exports and the command line; one card a family."""
+    session.install("-e", ".[cpu,report,test]")
+    session.run("pytest", "-m", "runtime and not slow", *session.posargs)
+
+
+@nox.session(python=PYTHONS[1:])
+def newer(session: nox.Session) -> None:
+    """The tests of `backends` on the other Pythons."""
+    backends(session)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """That the generated blocks of README.md and docs/ are what the commands print now."""
+    session.install("-e", ".[report]")
+    session.run("python", "docs/generate.py", "--check")
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """Builds the wheel, installs it alone in an empty environment elsewhere, and lists what travels in it."""
+    session.install("build")
+    folder = Path(session.create_tmp())
+    session.run("python", "-m", "build", "--wheel", "--outdir", str(folder), ".")
+    built = max(folder.glob("*.whl"), key=lambda path: path.stat().st_mtime)
+    session.run("python", "tests/check_wheel.py", str(built))
+
+
+@nox.session
+def models(session: nox.Session) -> None:
+    """Every card: builds, exports and passes parity on every runtime at batch 1 (about an hour)."""
+    session.install("-e", ".[cpu,report,test]")
+    session.run("pytest", "-m", "slow", "tests/test_every_card.py", "--timeout=1200", *session.posargs)
+
+
+@nox.session
+def kill(session: nox.Session) -> None:
+    """Kills `bench run` at 50 random moments and resumes it."""
+    session.install("-e", ".[report,test]")
+    session.run("pytest", "-m", "slow", "tests/test_resume.py", *session.posargs)
+
+
+@nox.session
+def fidelity(session: nox.Session) -> None:
+    """Our medians against OpenVINO's benchmark_app and bare loops over ONNX Runtime and Paddle, interleaved."""
+    session.install("-e", ".[cpu,report]")
+    session.run("python", "tests/fidelity.py", *session.posargs)
+
+
+@nox.session
+def startup(session: nox.Session) -> None:
+    """How long `bench --help` and `bench list models` take, median of 20."""
+    session.install("-e", ".")
+    session.run("python", "tests/startup.py", *session.posargs)
