@@ -5,8 +5,10 @@ the entry's lock and renamed into place, so that two runs at once share the work
 nothing that the next could mistake for an artifact.
 """
 
+import contextlib
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,10 +18,14 @@ import msgspec
 from filelock import FileLock
 from platformdirs import user_cache_dir
 
-from bench.errors import UsageError
+from bench.errors import BenchError, UsageError
 from bench.schema import Artifact
 
 CARD = "artifact.json"
+KEY = re.compile("[0-9a-f]{64}")
+#: endings of what travels beside a model file: in place of its suffix, or, for ONNX's external data, after it
+PARAMETERS = {".pdmodel": (".pdiparams",), ".json": (".pdiparams",), ".xml": (".bin",)}
+EXTERNAL_DATA = {".onnx": (".data", "_data")}
 
 
 class Made(msgspec.Struct, frozen=True):
@@ -48,7 +54,8 @@ def files_sha256(*paths: Path) -> str:
 
 def model_files(file: Path) -> list[Path]:
     """A model file and the parameters that travel beside it."""
-    beside = [file.with_suffix(suffix) for suffix in (".pdiparams", ".bin")]
+    beside = [file.with_suffix(ending) for ending in PARAMETERS.get(file.suffix, ())]
+    beside += [file.with_name(file.name + ending) for ending in EXTERNAL_DATA.get(file.suffix, ())]
     return [file, *(path for path in beside if path.is_file())]
 
 
@@ -69,15 +76,35 @@ class Cache:
             raise UsageError(
                 f"cannot write the cache {root}", error.strerror or str(error), "set BENCH_CACHE to a folder you own"
             ) from error
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Removes what killed makers have left of entries that nobody may ever ask for again."""
+        for left in (self.root / "tmp").iterdir():
+            if KEY.fullmatch(left.name):
+                with contextlib.suppress(OSError), FileLock(self._lock(left.name), timeout=0):
+                    shutil.rmtree(left, ignore_errors=True)
+
+    def _lock(self, key: str) -> Path:
+        return self.root / "locks" / f"{key}.lock"
 
     def get(self, kind: str, parts: Mapping[str, Any], make: Callable[[Path], Made]) -> Artifact:
         """The artifact of `kind` that `parts` determine, made by `make(folder)` if it isn't there or is damaged.
 
-        Whatever `make` raises passes through, and nothing is kept.
+        Whatever `make` raises passes through, and nothing is kept; a full disk is a BenchError.
         """
         key = key_of({"kind": kind, **parts})
-        place = self.root / kind / key[:2] / key
-        with FileLock(self.root / "locks" / f"{key}.lock"):
+        try:
+            return self._get(key, self.root / kind / key[:2] / key, parts, make)
+        except OSError as error:
+            raise BenchError(
+                "cannot write to the cache",
+                error.strerror or str(error),
+                "make room, or set BENCH_CACHE to another folder",
+            ) from error
+
+    def _get(self, key: str, place: Path, parts: Mapping[str, Any], make: Callable[[Path], Made]) -> Artifact:
+        with FileLock(self._lock(key)):
             found = self._read(place)
             if found:
                 return found
@@ -113,6 +140,6 @@ class Cache:
         try:
             card = msgspec.json.decode((place / CARD).read_bytes(), type=Artifact)
             whole = files_sha256(*model_files(place / card.path)) == card.sha256
-        except (OSError, msgspec.DecodeError):
+        except (OSError, ValueError, RecursionError):  # missing; no card, with names that no file can have; garbage
             return None
         return msgspec.structs.replace(card, path=str(place / card.path)) if whole else None

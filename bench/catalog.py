@@ -5,6 +5,7 @@ import functools
 import hashlib
 import re
 import tomllib
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,8 @@ from bench.errors import UsageError, unknown
 from bench.schema import Frozen, Precision
 
 FILE_FORMATS = {".onnx": "onnx", ".pdmodel": "paddle", ".json": "paddle"}
+#: control characters, bytes that are no UTF-8, line and paragraph separators
+UNPRINTABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
 LIST_MODELS = "list them with: bench list models"
 LIST_DEVICES = "list them with: bench list devices"
 
@@ -114,7 +117,7 @@ def _convert(data: dict[str, Any], type_: type[Any], path: Path) -> Any:
 def read_family(path: Path) -> dict[str, ModelCard]:
     """The cards of one file, by name, in the order of the file."""
     data = _read(path)
-    tables = data.get("model", {})
+    tables = _convert(data.get("model", {}), dict[str, dict[str, Any]], path)
     return {
         name: _convert({"name": name, "family": data.get("family"), **table}, ModelCard, path)
         for name, table in tables.items()
@@ -163,8 +166,8 @@ def select(models: Iterable[str], families: Iterable[str], input_shape: tuple[in
     chosen: dict[str, ModelCard] = {}
     for pattern in models:
         for card in _named(pattern, input_shape):
-            if card.file and chosen.get(card.name, card).file != card.file:
-                card = msgspec.structs.replace(card, name=f"{card.name}@{_digest(card.file)}")
+            if card.file and not _same_file(chosen.get(card.name, card).file, card.file):
+                card = msgspec.structs.replace(card, name=f"{card.name}@{_digest(Path(card.file))}")
             chosen[card.name] = card
     for family in families:
         chosen.update({card.name: card for card in of_family(family)})
@@ -177,12 +180,23 @@ def _named(pattern: str, input_shape: tuple[int, ...]) -> list[ModelCard]:
     if pattern in cards():
         return [cards()[pattern]]
     path = Path(pattern)
-    if path.suffix in FILE_FORMATS or path.exists() or "/" in pattern:
+    if path.suffix in FILE_FORMATS or "/" in pattern or _exists(path):
         return [from_file(path, input_shape)]
     found = [card for name, card in cards().items() if fnmatch.fnmatchcase(name, pattern)]
     if not found:
         raise unknown("model", pattern, list(cards()), LIST_MODELS)
     return found
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # too long a name, a folder that may not be read
+        return False
+
+
+def _same_file(one: str, other: str) -> bool:
+    return Path(one).resolve() == Path(other).resolve()
 
 
 def from_file(path: Path, input_shape: tuple[int, ...] = ()) -> ModelCard:
@@ -191,6 +205,13 @@ def from_file(path: Path, input_shape: tuple[int, ...] = ()) -> ModelCard:
     A name that a card of the zoo has already gets eight digits of the file's hash, so that two
     different networks never share a row.
     """
+    try:
+        return _from_file(path, input_shape)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}", error.strerror or str(error), "check the path") from error
+
+
+def _from_file(path: Path, input_shape: tuple[int, ...]) -> ModelCard:
     file = _inference_model(path) if path.is_dir() else path
     if file.suffix not in FILE_FORMATS:
         raise UsageError(
@@ -204,9 +225,12 @@ def from_file(path: Path, input_shape: tuple[int, ...] = ()) -> ModelCard:
             f"no parameters for {path}", f"{file.with_suffix('.pdiparams').name} is not beside it", "put it there"
         )
     name = file.parent.resolve().name if path.is_dir() else file.stem
+    if any(unicodedata.category(char) in UNPRINTABLE for char in name):
+        raise UsageError(f"cannot name a model {name!r}", "it holds a control character", "rename it")
     if name in cards():
-        name = f"{name}@{_digest(str(file))}"
-    return ModelCard(name=name, family="own", file=str(file.resolve()), format=format, input_shape=input_shape)
+        name = f"{name}@{_digest(file)}"
+    # Not resolved: parameters lie beside the link, and what a link of a download cache leads to has no suffix.
+    return ModelCard(name=name, family="own", file=str(file.absolute()), format=format, input_shape=input_shape)
 
 
 def _inference_model(folder: Path) -> Path:
@@ -221,8 +245,10 @@ def _inference_model(folder: Path) -> Path:
     return found[0]
 
 
-def _digest(file: str) -> str:
-    try:
-        return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:8]
-    except OSError as error:
-        raise UsageError(f"cannot read {file}", error.strerror or str(error), "check its permissions") from error
+def _digest(file: Path) -> str:
+    """Of the model and its parameters: networks of one shape differ in those alone."""
+    digest = hashlib.sha256(file.read_bytes())
+    parameters = file.with_suffix(".pdiparams")
+    if parameters.is_file():
+        digest.update(parameters.read_bytes())
+    return digest.hexdigest()[:8]

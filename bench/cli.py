@@ -270,11 +270,11 @@ def doctor(device: str) -> None:
 
 @bench.command()
 @with_options(MODEL_OPTIONS)
-@click.option("--to", "formats", type=Listed("FORMAT,…", one_of(*EXPORTED)), multiple=True, required=True)
+@click.option("--to", "formats", type=Listed("FORMAT,…", one_of(*EXPORTED)), multiple=True, required=True, help=", ".join(EXPORTED))
 @click.option("--output", type=click.Path(path_type=Path), default="exported", show_default=True, help="Folder to fill.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def export(models: Any, families: Any, input_shape: Any, weights: str, formats: Any, output: Path, quiet: bool) -> None:
-    """Artifacts only: models in the formats of --to (paddle, onnx, openvino, tensorrt, paddle_lite)."""
+    """Artifacts only: models in the formats of --to."""
     from bench import progress, session
 
     with progress.choose(quiet) as shown:
@@ -293,7 +293,7 @@ def export(models: Any, families: Any, input_shape: Any, weights: str, formats: 
 @click.option("--interval", type=click.Choice(["compute", "end_to_end"]), help="Only this interval.")
 @click.option("--output", type=click.Path(path_type=Path), help="Write into this folder instead of printing.")
 def report(format_: str, results: Path, output: Path | None, **filters: Any) -> None:
-    """Tables from records: metrics, latency by batch size and threads, backends side by side."""
+    """Tables from records."""
     from bench import report as reports
 
     format_module = reports.get(format_)

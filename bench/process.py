@@ -1,5 +1,6 @@
 """Starts a worker, waits for it without waking, and turns whatever happens to it into an answer."""
 
+import contextlib
 import os
 import select
 import shutil
@@ -7,50 +8,78 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
-import psutil
+from filelock import FileLock
 
 from bench.jobs import AnyAnswer, Order, Problem
 
 LOG_TAIL_BYTES = 2000
+LONGEST_POLL_MS = 2**31 - 1  # 24 days
 _answer = msgspec.json.Decoder(AnyAnswer)
 
 
-def sweep(folder: Path) -> None:
-    """Removes what workers of runs that no longer live have left in `folder`."""
-    for left in folder.glob("job-*"):
-        if not psutil.pid_exists(int(left.name.split("-")[1])):
-            shutil.rmtree(left, ignore_errors=True)
+@contextlib.contextmanager
+def job_folder(scratch: Path) -> Iterator[Path]:
+    """A folder for one job below `scratch`, locked while we live: an ID would be another process's in time, and is
+    another one in each container that shares the cache."""
+    with FileLock(scratch / "gate"):
+        folder = Path(tempfile.mkdtemp(prefix="job-", dir=scratch))
+        alive = FileLock(folder / "alive")
+        alive.acquire()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        alive.release()
+
+
+def sweep(scratch: Path) -> None:
+    """Removes the folders of jobs whose runner no longer lives."""
+    with FileLock(scratch / "gate"):
+        for left in scratch.glob("job-*"):
+            with contextlib.suppress(OSError), FileLock(left / "alive", timeout=0):
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def ask(order: Order, environ: Mapping[str, str], timeout_s: float, scratch: Path) -> AnyAnswer:
     """Has a fresh process do `order` with `environ` on top of ours. It is dead when this returns or raises."""
-    with tempfile.TemporaryDirectory(prefix=f"job-{os.getpid()}-", dir=scratch, ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        order_file, answer_file, log_file = folder / "order.json", folder / "answer.json", folder / "log"
-        order_file.write_bytes(msgspec.json.encode(order))
-        with log_file.open("wb") as log:
-            worker = subprocess.Popen(
-                [sys.executable, "-P", "-X", "faulthandler", "-m", "bench.worker", str(order_file), str(answer_file)],
-                env=_environ(environ),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-            try:
-                in_time = _wait(worker, timeout_s)
-            finally:
-                _end(worker)
-        if not in_time:
-            return Problem(status="failed", reason=f"no answer within {timeout_s:g} s", log=_tail(log_file))
+    try:
+        with job_folder(scratch) as folder:
+            return _ask(order, environ, timeout_s, folder)
+    except OSError as error:
+        return Problem(status="failed", reason=f"cannot give a job to a worker: {error.strerror or error}")
+    except UnicodeEncodeError as error:
+        return Problem(status="refused", reason=f"a name is not valid UTF-8; found in {error.object!r}; rename it")
+
+
+def _ask(order: Order, environ: Mapping[str, str], timeout_s: float, folder: Path) -> AnyAnswer:
+    order_file, answer_file, log_file = folder / "order.json", folder / "answer.json", folder / "log"
+    order_file.write_bytes(msgspec.json.encode(order))
+    with log_file.open("wb") as log:
+        worker = subprocess.Popen(
+            [sys.executable, "-P", "-X", "faulthandler", "-m", "bench.worker", str(order_file), str(answer_file)],
+            env=_environ(environ),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
         try:
-            return _answer.decode(answer_file.read_bytes())
-        except FileNotFoundError:
-            return Problem(status="failed", reason=_cause(worker.returncode, order), log=_tail(log_file))
+            in_time = _wait(worker, timeout_s)
+        finally:
+            _end(worker)
+    if not in_time:
+        return Problem(status="failed", reason=f"no answer within {timeout_s:g} s", log=_tail(log_file))
+    try:
+        answer: AnyAnswer = _answer.decode(answer_file.read_bytes())
+    except FileNotFoundError:
+        return Problem(status="failed", reason=_cause(worker.returncode, order), log=_tail(log_file))
+    except msgspec.DecodeError as error:
+        return Problem(status="failed", reason=f"the worker's answer cannot be read: {error}", log=_tail(log_file))
+    return answer
 
 
 def _environ(extra: Mapping[str, str]) -> dict[str, str]:
@@ -71,7 +100,7 @@ def _wait(worker: "subprocess.Popen[bytes]", timeout_s: float) -> bool:
     try:
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)
-        return bool(poll.poll(timeout_s * 1000))
+        return bool(poll.poll(min(timeout_s * 1000, LONGEST_POLL_MS)))
     finally:
         os.close(descriptor)
 
@@ -90,7 +119,8 @@ def _cause(returncode: int, order: Order) -> str:
     note = f" (memory limit {limit / 2**30:.2g} GiB)" if limit else ""
     if returncode >= 0:
         return f"the worker exited with code {returncode} and no answer{note}"
-    name = signal.Signals(-returncode).name
+    known = {number.value: number.name for number in signal.Signals}
+    name = known.get(-returncode, f"signal {-returncode}")
     hint = ", as when the kernel runs out of memory" if name == "SIGKILL" else ""
     return f"the worker died of {name}{hint}{note}"
 

@@ -1,5 +1,6 @@
 """How far a run is: a bar with the time left on a terminal, plain lines elsewhere, nothing when quiet."""
 
+import contextlib
 import sys
 from types import TracebackType
 from typing import Any, Self
@@ -31,7 +32,9 @@ class Lines(Quiet):
         self.say(what)
 
     def say(self, line: str) -> None:
-        print(f"bench: {line}", file=sys.stderr, flush=True)
+        # A log that can't be written to, as on a full disk or when its reader has gone, is no reason to stop measuring.
+        with contextlib.suppress(OSError):
+            print(f"bench: {line}", file=sys.stderr, flush=True)
 
 
 class Bar(Quiet):
@@ -80,6 +83,6 @@ class Bar(Quiet):
 
 def choose(quiet: bool) -> Quiet:
     """What fits standard error: a bar on a terminal, lines in a log, silence where that was asked."""
-    if quiet:
+    if quiet or sys.stderr is None:
         return Quiet()
     return Bar() if sys.stderr.isatty() else Lines()

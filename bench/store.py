@@ -4,6 +4,7 @@ A line is on the disk before the next case starts. A line cut off in its middle 
 else; files copied together merge, since every line names its run.
 """
 
+import contextlib
 import fcntl
 import os
 import secrets
@@ -18,7 +19,7 @@ from bench.errors import BenchError, UsageError
 from bench.schema import SCHEMA, Frozen, Record
 
 
-class Header(Frozen, frozen=True, kw_only=True, tag_field="kind", tag="header"):
+class Header(Frozen, frozen=True, kw_only=True, omit_defaults=False, tag_field="kind", tag="header"):
     """How a run was asked for and where it ran. `request` is what `--resume` goes on with."""
 
     schema: int = SCHEMA
@@ -32,8 +33,12 @@ class Header(Frozen, frozen=True, kw_only=True, tag_field="kind", tag="header"):
     environment: dict[str, Any] = {}
 
 
-class Line(Record, frozen=True, kw_only=True, tag_field="kind", tag="record"):
-    """A record as it stands in a file."""
+class Line(Record, frozen=True, kw_only=True, omit_defaults=False, tag_field="kind", tag="record"):
+    """A record as it stands in a file: every field, above all the schema, which no later default may change."""
+
+
+class NoRun(UsageError):
+    """A file without a readable header: a run that never began, or none at all."""
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -52,6 +57,9 @@ class Run(msgspec.Struct, frozen=True):
 class _Version(msgspec.Struct):
     schema: int = 0
 
+
+# What decoding a line may raise: garbage, other bytes than UTF-8, brackets nested without end.
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Header | Line)
@@ -78,13 +86,19 @@ class RunFile:
         """Starts `<folder>/<UTC start>-<run id>.jsonl`. Raises UsageError where that can't be written."""
         stamp = header.started_at[:19].replace(":", "").replace("-", "") + "Z"
         path = folder / f"{stamp}-{header.run_id}.jsonl"
+        # It gets its name once the header is in it: killed before that, it is nothing that a reader would stumble over.
+        unborn = path.with_suffix(".unborn")
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            return cls._open(path, header)
+            self = cls._open(unborn, header)
+            self.path = unborn.rename(path)
         except OSError as error:
+            with contextlib.suppress(OSError):
+                unborn.unlink()
             raise UsageError(
                 f"cannot write results to {folder}", error.strerror or str(error), "name another with --results DIR"
             ) from error
+        return self
 
     @classmethod
     def reopen(cls, path: Path, header: Header) -> Self:
@@ -101,11 +115,15 @@ class RunFile:
     @classmethod
     def _open(cls, path: Path, header: Header) -> Self:
         file = path.open("ab", buffering=0)
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        self = cls(path, file)
-        if _torn(path):
-            file.write(b"\n")
-        self._write(header)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self = cls(path, file)
+            if _torn(path):
+                file.write(b"\n")
+            self._write(header)
+        except BaseException:
+            file.close()
+            raise
         return self
 
     def append(self, record: Record) -> None:
@@ -120,13 +138,21 @@ class RunFile:
             ) from error
 
     def _write(self, line: Header | Line) -> None:
-        data = _encoder.encode(line) + b"\n"
-        written = self._file.write(data)
-        if written != len(data):
-            # A short write is how a full disk shows first; the next line must not be glued to this one.
-            self._file.write(b"\n")
-            raise OSError(28, os.strerror(28))
-        os.fsync(self._file.fileno())
+        rest = memoryview(_encode(line))
+        end = os.fstat(self._file.fileno()).st_size
+        try:
+            # A full disk takes a part first, and says why at the next try.
+            while rest:
+                rest = rest[self._file.write(rest) :]
+            os.fsync(self._file.fileno())
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file.fileno(), end)
+            raise
+
+    def discard(self) -> None:
+        """Takes the file away again: of a run that turned out to be impossible nothing is left."""
+        self.path.unlink()
 
     def close(self) -> None:
         self._file.close()
@@ -136,6 +162,15 @@ class RunFile:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _encode(line: Header | Line) -> bytes:
+    try:
+        return _encoder.encode(line) + b"\n"
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            "cannot save a name that is not valid UTF-8", f"found in {error.object!r}", "rename the file or folder"
+        ) from error
 
 
 def _torn(path: Path) -> bool:
@@ -151,7 +186,7 @@ def _torn(path: Path) -> bool:
 def read(path: Path) -> Run:
     """All readable lines of a run's file.
 
-    Raises UsageError for a file that can't be opened, holds no header, or was written by a newer bench.
+    Raises UsageError for a file that can't be opened or was written by a newer bench, NoRun for one without a header.
     """
     headers: list[Header] = []
     records: list[Record] = []
@@ -165,28 +200,33 @@ def read(path: Path) -> Run:
             continue
         try:
             line = _decoder.decode(raw)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            _refuse_newer(raw, path, number)
+        except UNREADABLE:
+            _refuse_newer(_version(raw), path, number)
             damaged += 1
             continue
+        _refuse_newer(line.schema, path, number)
         if isinstance(line, Header):
             headers.append(line)
         else:
             records.append(line)
     if not headers:
-        raise UsageError(f"{path} holds no run", "no header line can be read", "name a file that bench run wrote")
+        raise NoRun(f"{path} holds no run", "no header line can be read", "name a file that bench run wrote")
     return Run(path=path, headers=tuple(headers), records=tuple(records), damaged=damaged)
 
 
-def _refuse_newer(raw: bytes, path: Path, number: int) -> None:
+def _version(raw: bytes) -> int:
+    """The schema that a line claims, 0 where it can't be told."""
     try:
-        found = msgspec.json.decode(raw, type=_Version).schema
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return
-    if found > SCHEMA:
+        return msgspec.json.decode(raw, type=_Version).schema
+    except UNREADABLE:
+        return 0
+
+
+def _refuse_newer(schema: int, path: Path, number: int) -> None:
+    if schema > SCHEMA:
         raise UsageError(
             f"{path}:{number} was written by a newer bench",
-            f"schema {found}, this bench reads up to {SCHEMA}",
+            f"schema {schema}, this bench reads up to {SCHEMA}",
             "upgrade bench",
         )
 
@@ -195,7 +235,7 @@ def paths(results: Path) -> list[Path]:
     """Files of runs below `results` (or the file itself), oldest first."""
     if results.is_file():
         return [results]
-    return sorted(results.glob("**/*.jsonl"), key=lambda path: path.name)
+    return sorted((path for path in results.glob("**/*.jsonl") if path.is_file()), key=lambda path: path.name)
 
 
 def read_all(results: Path) -> Iterator[Run]:

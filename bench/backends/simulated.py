@@ -9,7 +9,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,19 +86,33 @@ def _hang() -> None:
         time.sleep(3600)
 
 
-def _exit() -> None:
+def _exit(code: int) -> None:
     sys.stdout.flush()
-    os._exit(0)
+    os._exit(code)
 
 
-FAULTS = {
+def _ignore_signals() -> None:
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    _hang()
+
+
+def _fork() -> None:
+    if not os.fork():
+        _hang()
+
+
+FAULTS: dict[str, Callable[[], object]] = {
     "none": lambda: None,
     "segfault": lambda: os.kill(os.getpid(), signal.SIGSEGV),
-    "exit": _exit,
+    "exit": lambda: _exit(0),
+    "exit3": lambda: _exit(3),
     "flood": _flood,
     "allocate": _allocate,
     "raise": _raise,
     "hang": _hang,
+    "ignore_signals": _ignore_signals,
+    "fork": _fork,
 }
 
 

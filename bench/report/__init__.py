@@ -4,7 +4,7 @@ import importlib
 import pkgutil
 import shlex
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -116,7 +116,14 @@ def build(
     `family` is spelt with any case and punctuation, `model` may be a glob. Raises UsageError where nothing is left to
     report, and for a file of a newer bench; lines that can't be read are left out with a warning.
     """
-    named = {"family": family, "device": device, "model": model, "backend": backend, "run": run_id, "interval": interval}
+    named = {
+        "family": family,
+        "device": device,
+        "model": model,
+        "backend": backend,
+        "run": run_id,
+        "interval": interval,
+    }
     asked = {name: value for name, value in named.items() if value is not None}
     cards = catalog.cards()
     reading = Reading(asked, cards)
@@ -147,7 +154,9 @@ class Reading:
     def __init__(self, asked: Mapping[str, str], cards: Mapping[str, ModelCard]) -> None:
         self.asked = {**asked, **({"family": _spelt(asked["family"])} if "family" in asked else {})}
         self.cards = cards
-        self.seen: dict[str, set[str]] = {name: set() for name in ("family", "device", "model", "backend", "run", "interval")}
+        self.seen: dict[str, set[str]] = {
+            name: set() for name in ("family", "device", "model", "backend", "run", "interval")
+        }
         self.headers: list[Header] = []
         self.warnings: list[str] = []
 
@@ -156,7 +165,9 @@ class Reading:
             run = self._read(path)
             if run:
                 self.headers += run.headers
-                yield msgspec.structs.replace(run, records=tuple(record for record in run.records if self._wanted(record)))
+                yield msgspec.structs.replace(
+                    run, records=tuple(record for record in run.records if self._wanted(record))
+                )
 
     def _read(self, path: Path) -> Run | None:
         try:
@@ -191,7 +202,9 @@ class Reading:
         if not self.seen["model"]:
             found = "no case in it has been tried yet" if self.headers else "it holds no run"
             found = found if results.exists() else "there is no such file or folder"
-            return UsageError(f"no results in {results}", found, "measure with: bench run, or name others with --results")
+            return UsageError(
+                f"no results in {results}", found, "measure with: bench run, or name others with --results"
+            )
         for name, wanted in self.asked.items():
             there = self.seen[name]
             if not any(_fits(name, value, wanted) for value in there):
@@ -225,8 +238,9 @@ def _strangers(found: Iterable[Row], headers: Iterable[Header]) -> tuple[str, ..
     descriptions = {header.environment_id: header.environment for header in headers}
     machines: dict[str, dict[str, str]] = {}
     for row in found:
-        description = descriptions.get(row.environment_id, {})
-        machines.setdefault(row.device, {})[environment.machine_class(description)] = row.run_id
+        if row.environment_id in descriptions:
+            machine = environment.machine_class(descriptions[row.environment_id])
+            machines.setdefault(row.device, {})[machine] = row.run_id
     return tuple(
         f"{device} is {len(runs)} different machines here (runs {', '.join(sorted(runs.values()))}): "
         "compare rows of one run only"
@@ -250,7 +264,8 @@ def _environments(found: Iterable[Row], headers: Iterable[Header]) -> tuple[str,
 def _run_line(run_id: str, header: Header | None) -> str:
     if not header:
         return f"run {run_id}"
-    commit = f", commit {header.commit[:12]}" if header.commit else ""
+    sha, dirty, _ = (header.commit or "").partition("-dirty")
+    commit = f", commit {sha[:12]}{dirty}" if sha else ""
     return f"run {run_id} ({header.started_at[:19]}Z, bench {header.bench_version}{commit})"
 
 
@@ -260,7 +275,7 @@ def machine_line(description: Mapping[str, Any]) -> str:
     processor = (hardware.get("cpu") or {}).get("name") or "unknown CPU"
     parts = [
         f"{processor}, {limits.get('usable_cpus') or hardware.get('logical_cpus') or '?'} usable CPUs",
-        *hardware.get("gpus", ()),
+        *(hardware.get("gpus") or ()),
         f"virtual machine ({hardware.get('hypervisor') or 'unknown kind'})" if hardware.get("virtual_machine") else "",
         system.get("distribution") or system.get("os") or "",
         f"kernel {system['kernel']}" if system.get("kernel") else "",

@@ -24,7 +24,7 @@ PUBLISHED_WEIGHTS = ("random", "pretrained")
 Key = tuple[Case, Interval]
 
 
-class Row(Frozen, kw_only=True):
+class Row(Frozen, frozen=True, kw_only=True):
     """A case and one interval of it. Latencies are of the whole batch and in ms; None is unknown or does not apply.
 
     `latency_ms` is the median of the processes' medians, `ci_low_ms` to `ci_high_ms` its interval, which covers with
@@ -103,6 +103,11 @@ def family_of(model: str, cards: Mapping[str, ModelCard]) -> str:
 def backend_rank(name: str) -> tuple[int, str]:
     """Backends in the order in which the project lists them, strangers last."""
     return (backends.KNOWN.index(name) if name in backends.KNOWN else len(backends.KNOWN), name)
+
+
+def is_runtime(name: str) -> bool:
+    """Whether a backend measures something: one that only simulates is known by never entering a plan unasked."""
+    return name not in backends.names() or backends.get(name).default
 
 
 def _order(cards: Mapping[str, ModelCard]) -> Callable[[Key], tuple[Any, ...]]:
@@ -213,7 +218,7 @@ def _row(key: Key, records: list[Record], card: ModelCard | None) -> Row:
 LATENCY = ("latency_ms", "ci_low_ms", "ci_high_ms", "ci_level", "p90_ms", "p99_ms", "min_ms", "mean_ms", "throughput")
 
 
-def _latency(case: Case, pool: list[Repetition]) -> dict[str, float | None]:
+def _latency(case: Case, pool: list[Repetition]) -> dict[str, Any]:
     if not pool:
         return dict.fromkeys(LATENCY)
     known = stats.summary([repetition.samples.samples_ns for repetition in pool])
@@ -222,7 +227,7 @@ def _latency(case: Case, pool: list[Repetition]) -> dict[str, float | None]:
         "latency_ms": known.median_ns / 1e6,
         "ci_low_ms": known.low_ns / 1e6 if spread else None,
         "ci_high_ms": known.high_ns / 1e6 if spread else None,
-        "ci_level": known.level if spread else None,
+        "ci_level": round(known.level, 6) if spread else None,
         "p90_ms": _ms(known.p90_ns),
         "p99_ms": _ms(known.p99_ns),
         "min_ms": known.min_ns / 1e6,
@@ -231,7 +236,7 @@ def _latency(case: Case, pool: list[Repetition]) -> dict[str, float | None]:
     }
 
 
-def _beside(pool: list[Repetition]) -> dict[str, float | None]:
+def _beside(pool: list[Repetition]) -> dict[str, Any]:
     """What was measured beside the latency; of several processes the median, of memory and error the worst."""
     measured = [repetition.measurement for repetition in pool]
     builds = [each.build_ns for each in measured if each.build_ns is not None]
@@ -275,7 +280,7 @@ def _counted(artifact: Artifact | None, name: str) -> int | None:
     return next((count for count in found if isinstance(count, int)), None)
 
 
-def _facts(card: ModelCard | None, artifact: Artifact | None, weights: str) -> dict[str, float | None]:
+def _facts(card: ModelCard | None, artifact: Artifact | None, weights: str) -> dict[str, Any]:
     """What is known of the model: counted from its card, or for a user's own file from what its conversions counted."""
     published = card.published if card and weights in PUBLISHED_WEIGHTS else None
     macs = card.macs if card else _counted(artifact, "macs")

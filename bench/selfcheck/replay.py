@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from bench import verdict
+from bench import stats, verdict
 from bench.selfcheck import traces
 from bench.selfcheck.anchors import ANCHORS, DETECTORS, Anchor, Detector
 from bench.selfcheck.traces import Array, Process, Unit
@@ -61,6 +61,19 @@ class PairResult:
     pairs_to_pass: float
     wrong_pass: float
     inconclusive: float
+
+
+@dataclass(frozen=True)
+class DisjointResult:
+    """False alarms of the short plan on jobs that share no pair: what the recordings alone can prove.
+
+    Both directions of a job are judged and count as one, `alarms` if either is a REGRESSION; `upper` is the 95 %
+    Clopper-Pearson bound of their rate.
+    """
+
+    jobs: int
+    alarms: int
+    upper: float
 
 
 @dataclass(frozen=True)
@@ -125,6 +138,7 @@ class Replay:
     even: bool
     pairs: tuple[PairResult, ...]
     skipped: tuple[str, ...]
+    disjoint: DisjointResult
     guards: tuple[GuardResult, ...]
     real: tuple[RealResult, ...]
     stored: tuple[StoredResult, ...]
@@ -144,6 +158,7 @@ def replay(seed: int = 0, even: bool = True, jobs: int = 1000) -> Replay:
         even=even,
         pairs=tuple(_pair_result(name, groups[name], pools[name], jobs, _rng(seed, name)) for name in judged),
         skipped=tuple(name for name in pools if name not in judged),
+        disjoint=_disjoint(pools.values()),
         guards=tuple(_guards(units, even)),
         real=tuple(_real(units, even)),
         stored=tuple(_stored(units, even, jobs // 2, seed)),
@@ -253,6 +268,17 @@ def _bound_error(jobs: Sequence[Sequence[Pair]], count: int, rule: Rule) -> floa
         values = [one.fastest for one in pairs if one.sound][:count]
         wrong += verdict.interval(values, rule.error, rule.sd, rule.df).lower > 0
     return wrong / len(jobs)
+
+
+def _disjoint(pools: Iterable[Sequence[Pair]]) -> DisjointResult:
+    short, jobs, alarms = Rule(pairs=SHORT), 0, 0
+    for pool in pools:
+        sound = [one for one in pool if one.sound]
+        for start in range(0, len(sound) - SHORT + 1, SHORT):
+            ahead = sound[start : start + SHORT]
+            outcomes = [verdict.decide(pairs, short).outcome for pairs in (ahead, [turned(one) for one in ahead])]
+            jobs, alarms = jobs + 1, alarms + ("REGRESSION" in outcomes)
+    return DisjointResult(jobs, alarms, stats.clopper_pearson(alarms, jobs)[1] if jobs else 1.0)
 
 
 def _guards(units: Iterable[Unit], even: bool) -> Iterable[GuardResult]:

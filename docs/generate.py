@@ -1,0 +1,74 @@
+"""Writes what commands print into the marked blocks of README.md: `python docs/generate.py`; `--check` only compares.
+
+A block stands between `<!-- begin NAME -->` and `<!-- end NAME -->`.
+"""
+
+import itertools
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from bench import catalog
+from bench.catalog import ModelCard
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md"]
+
+
+def printed(*arguments: str) -> str:
+    """What `bench` prints on a terminal of 100 columns."""
+    command = [sys.executable, "-m", "bench.cli", *arguments]
+    done = subprocess.run(command, env={**os.environ, "COLUMNS": "100"}, capture_output=True, text=True, check=True)
+    text = done.stdout.replace("python -m bench.cli", "bench")
+    return f"```\n$ bench {' '.join(arguments)}\n{text.rstrip()}\n```"
+
+
+def families() -> str:
+    """A row a family: how many cards, and the span of their sizes."""
+    lines = ["| family | cards | parameters, M | GMACs |", "|---|---|---|---|"]
+    for family, group in itertools.groupby(catalog.cards().values(), key=lambda card: card.family):
+        cards = list(group)
+        lines.append(f"| {family} | {len(cards)} | {_span(cards, 'params', 1e6)} | {_span(cards, 'macs', 1e9)} |")
+    return "\n".join(lines)
+
+
+def _span(cards: Iterable[ModelCard], field: str, unit: float) -> str:
+    counts = sorted(count / unit for card in cards if (count := getattr(card, field)))
+    return f"{counts[0]:.3g} – {counts[-1]:.3g}"
+
+
+BLOCKS = {
+    "help": lambda: printed("--help"),
+    "run-help": lambda: printed("run", "--help"),
+    "families": families,
+}
+
+
+def regenerated(text: str) -> str:
+    """The page with every block made anew. Raises KeyError for a block that nobody makes."""
+
+    def block(match: re.Match[str]) -> str:
+        name = match[1]
+        return f"<!-- begin {name} -->\n{BLOCKS[name]()}\n<!-- end {name} -->"
+
+    return re.sub(r"<!-- begin ([\w-]+) -->\n.*?<!-- end \1 -->", block, text, flags=re.DOTALL)
+
+
+def main() -> None:
+    stale = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        new = regenerated(text)
+        if new != text:
+            stale.append(page.name)
+            if "--check" not in sys.argv:
+                page.write_text(new, encoding="utf-8")
+    if "--check" in sys.argv and stale:
+        sys.exit(f"{', '.join(stale)}: not what the commands print now; run: python docs/generate.py")
+
+
+if __name__ == "__main__":
+    main()
