@@ -87,14 +87,13 @@ def make(
     `backends` are those that exist, `missing` says of each why it can't work in this Python ("" if it can), `cpus` is
     how many CPUs a thread pool may use.
     """
-    axes = (
-        [card.name for card in cards],
-        request.backends or profile.backends,
-        request.precisions or profile.precisions,
-        request.batch_sizes or profile.batch_sizes,
-        request.threads or profile.threads,
+    matrix = itertools.product(
+        dict.fromkeys(card.name for card in cards),
+        dict.fromkeys(request.backends or profile.backends),
+        dict.fromkeys(request.precisions or profile.precisions),
+        dict.fromkeys(request.batch_sizes or profile.batch_sizes),
+        dict.fromkeys(request.threads or profile.threads),
     )
-    matrix = itertools.product(*(dict.fromkeys(axis) for axis in axes))
     by_name = {card.name: card for card in cards}
     cases: list[Case] = []
     left_out: list[LeftOut] = []

@@ -78,6 +78,17 @@ def thread_environment(threads: int) -> dict[str, str]:
     return {**dict.fromkeys(THREAD_VARIABLES, str(threads)), "POLYGRAPHY_AUTOINSTALL_DEPS": "0"}
 
 
+def check_weights(asked: str) -> None:
+    """Raises UsageError for a path that leads to no file that can be read."""
+    if asked in ("random", "pretrained"):
+        return
+    try:
+        Path(asked).open("rb").close()
+    except OSError as error:
+        do = "--weights takes random, pretrained or a file"
+        raise UsageError(f"cannot read the weights {asked}", error.strerror or str(error), do) from error
+
+
 class Workshop:
     """Makes artifacts for one run. Each verb returns one, or raises why there is none."""
 
@@ -134,8 +145,7 @@ class Workshop:
             return asked
         if asked == "pretrained":
             return self._download(card)
-        if not Path(asked).is_file():
-            raise UsageError(f"no weights {asked}", "there is no such file", "--weights takes random, pretrained or a file")
+        check_weights(asked)
         return asked
 
     def _download(self, card: ModelCard) -> str:
@@ -276,13 +286,12 @@ def _verify(card: ModelCard, file: Path) -> None:
 def _own(card: ModelCard) -> Artifact:
     """A user's file, as it is."""
     files = model_files(Path(card.file))
-    return Artifact(
-        format=card.format,
-        path=card.file,
-        sha256=files_sha256(*files),
-        size_bytes=sum(file.stat().st_size for file in files),
-        made_by={"file": Path(card.file).name},
-    )
+    try:
+        sha256, size_bytes = files_sha256(*files), sum(file.stat().st_size for file in files)
+    except OSError as error:
+        raise UsageError(f"cannot read {card.file}", error.strerror or str(error), "check the path") from error
+    made_by = {"file": Path(card.file).name}
+    return Artifact(format=card.format, path=card.file, sha256=sha256, size_bytes=size_bytes, made_by=made_by)
 
 
 def _with_source(artifact: Artifact, source: Artifact) -> Artifact:

@@ -83,8 +83,12 @@ def _ask(order: Order, environ: Mapping[str, str], timeout_s: float, folder: Pat
 
 
 def _environ(extra: Mapping[str, str]) -> dict[str, str]:
-    """Ours, with the package's own parent first, so that a worker runs the code that asks it whatever the folder."""
-    path = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH")]))
+    """Ours, with the package's own parent first, so that a worker runs the code that asks it whatever the folder.
+
+    An empty entry of the user's path would mean that folder.
+    """
+    users = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    path = os.pathsep.join([str(Path(__file__).resolve().parents[1]), *users])
     return {**os.environ, "PYTHONPATH": path, **extra}
 
 

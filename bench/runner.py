@@ -49,7 +49,7 @@ class Tally:
     """What is known of a case so far, from this session and those it resumes."""
 
     def __init__(self, records: Iterable[Record] = ()) -> None:
-        self.records = [record for record in records if record.status == "ok"]
+        self.records = [record for record in store.latest(records) if record.status == "ok"]
         self.given_up = False
 
     def add(self, record: Record) -> None:
@@ -72,7 +72,7 @@ class Tally:
         if done < LEAST_REPETITIONS:
             return False
         medians = [stats.median(_main_samples(record)) for record in self.records]
-        spent_s = sum(record.telemetry["spent_ns"] for record in self.records) / 1e9
+        spent_s = sum(record.telemetry.get("spent_ns", 0) for record in self.records) / 1e9
         return done >= MOST_REPETITIONS or spent_s >= settings.budget_s or stats.enough(medians, settings.precision_target)
 
 
@@ -105,13 +105,18 @@ class Runner:
         self._troubles: dict[tuple[str, str], BenchError] = {}
 
     def run(self, earlier: Iterable[Record] = ()) -> list[Record]:
-        """Measures what `earlier` records of the run leave to do; returns this session's records."""
-        earlier = list(earlier)
+        """Measures what `earlier` records of the run leave to do; returns this session's records.
+
+        Raises UsageError, before it measures anything, where a model is not the one that they are of.
+        """
+        earlier = [record for record in earlier if record.run_id == self.header.run_id]
         self._leave_out({record.case for record in earlier})
         tallies = {case: Tally(record for record in earlier if record.case == case) for case in self.plan.cases}
         todo = [case for case in self.plan.cases if not tallies[case].finished(self.settings)]
         self.progress.begin(len(todo) * (self.settings.repetitions or EXPECTED_REPETITIONS))
-        engines = {case: engine for case in todo if (engine := self._prepare(case))}
+        engines = {case: engine for case in todo if (engine := self._prepare(case, tallies[case].next_repetition))}
+        for case, engine in engines.items():
+            _refuse_another_model(case, engine.artifact, tallies[case].records)
         for case in rounds(list(engines), lambda case: tallies[case].finished(self.settings)):
             repetition = tallies[case].next_repetition
             self.progress.step(f"{case.key}, repetition {repetition + 1}")
@@ -134,8 +139,11 @@ class Runner:
             run_id=self.header.run_id, case=case, environment_id=self.header.environment_id, **{**started, **fields}
         )
 
-    def _prepare(self, case: Case) -> Engine | None:
-        """The case's engine; None where there can't be one, which is then on record with its reason."""
+    def _prepare(self, case: Case, repetition: int) -> Engine | None:
+        """The case's engine; None where there can't be one, which is then on record with its reason.
+
+        `repetition` is the next one: the record must not take the place of one that went well.
+        """
         pair = (case.model, case.backend)
         try:
             if pair in self._troubles:
@@ -146,7 +154,8 @@ class Runner:
         except BenchError as error:
             if not isinstance(error, BatchFixed):
                 self._troubles[pair] = error
-            self._save(self._record(case, status=_status(error), reason=str(error), log=error.log))
+            fields = {"status": _status(error), "reason": str(error), "log": error.log}
+            self._save(self._record(case, repetition=repetition, **fields))
             return None
 
     def _engine(self, case: Case) -> Engine:
@@ -191,6 +200,21 @@ def rounds(cases: list[Case], finished: Callable[[Case], bool]) -> Iterator[Case
     while todo := [case for case in cases if not finished(case)]:
         yield from reversed(todo) if backwards else todo
         backwards = not backwards
+
+
+def _refuse_another_model(case: Case, artifact: Artifact, records: Iterable[Record]) -> None:
+    for record in records:
+        if record.artifact and _origin(record.artifact) != _origin(artifact):
+            raise UsageError(
+                f"{case.model} is not the model that run {record.run_id} started with",
+                "its file, its weights or what exports it has changed",
+                "start a new run, without --resume",
+            )
+
+
+def _origin(artifact: Artifact) -> str:
+    """The hash of what was converted, or of what is run as it is."""
+    return str(artifact.made_by.get("source", artifact.sha256))
 
 
 class BatchFixed(Unsupported):

@@ -1,8 +1,9 @@
 """`bench run` as a list of named steps: plan it, start or resume its file, run it."""
 
+import contextlib
 import importlib.util
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ from bench import __version__, backends, catalog, environment, plan, store
 from bench.artifacts import Cache, default_root, model_files
 from bench.backends import BaseBackend
 from bench.catalog import ModelCard
-from bench.errors import Unavailable, UsageError, unknown
+from bench.errors import Failed, Unavailable, Unsupported, UsageError, unknown
 from bench.plan import Plan, Request
-from bench.prepare import EXPORTERS, REFERENCES, Workshop
+from bench.prepare import EXPORTERS, REFERENCES, Workshop, check_weights
 from bench.runner import Progress, Runner
 from bench.schema import Artifact, Record, Settings
-from bench.store import Header, Run, RunFile
+from bench.store import Header, NoRun, Run, RunFile
 
 
 NO_MODEL = UsageError("no model was named", "", "name one with --model or --family; see: bench list models")
@@ -45,6 +46,8 @@ def make_plan(request: Request, description: Mapping[str, Any]) -> Plan:
     for name in request.options:
         if name not in found:
             raise unknown("backend in this plan", name, list(found), "--set takes BACKEND.OPTION=VALUE")
+        backends.settle(found[name], request.options[name])
+    check_weights(request.settings.weights)
     plan.refuse_stranger(profile, description)
     missing = {name: why_missing(backend, cards) for name, backend in found.items()}
     return plan.make(request, cards, profile, found, missing, environment.usable_cpus())
@@ -81,13 +84,18 @@ def start(request: Request, results: Path, command: tuple[str, ...], progress: P
     _read_own_models(planned, workshop)
     header = header_for(request, description, command, store.new_run_id())
     with RunFile.create(results / request.device, header) as file:
-        return _run(planned, request, workshop, file, header, (), progress)
+        try:
+            return _run(planned, request, workshop, file, header, (), progress)
+        except UsageError:
+            if not any(record.status == "ok" for record in store.read(file.path).records):
+                file.discard()
+            raise
 
 
 def resume(earlier: Run, command: tuple[str, ...], progress: Progress) -> Outcome:
     """Goes on with a run as it was asked for. Raises UsageError on another kind of machine than it started on."""
     first = earlier.headers[0]
-    request = msgspec.convert(first.request, Request)
+    request = _request_of(first)
     description = environment.describe()
     here, there = environment.machine_class(description), environment.machine_class(first.environment)
     if here != there:
@@ -103,15 +111,41 @@ def resume(earlier: Run, command: tuple[str, ...], progress: Progress) -> Outcom
         return _run(planned, request, workshop, file, header, store.read(earlier.path).records, progress)
 
 
-def find_run(results: Path, run_id: str) -> Run:
-    """The run of that ID below `results`, or the latest one for "latest". Raises UsageError where there is none."""
-    runs = [store.read(path) for path in store.paths(results) if run_id == "latest" or run_id in path.stem]
-    if not runs:
+def _request_of(header: Header) -> Request:
+    try:
+        return msgspec.convert(header.request, Request)
+    except msgspec.ValidationError as error:
         raise UsageError(
-            f"no run to resume in {results}", "there is none" if run_id == "latest" else f"none is {run_id}",
-            "see: bench list results"
-        )
+            f"cannot go on with run {header.run_id}", f"in the request of its header: {error}", "start a new run"
+        ) from error
+
+
+def find_run(results: Path, run_id: str) -> Run:
+    """The run of that ID (its beginning will do) or file name below `results`, or the latest one for "latest".
+
+    Raises UsageError where there is none, and where there are several.
+    """
+    if run_id == "latest":
+        runs = list(_begun(store.paths(results)))
+    else:
+        runs = [store.read(path) for path in store.paths(results) if _is_called(path, run_id)]
+    if not runs:
+        found = "there is none" if run_id == "latest" else f"none is {run_id}"
+        raise UsageError(f"no run to resume in {results}", found, "see: bench list results")
+    if run_id != "latest" and len(runs) > 1:
+        found = ", ".join(run.path.stem for run in runs)
+        raise UsageError(f"{len(runs)} runs in {results} are called {run_id}", found, "give more of the ID")
     return max(runs, key=lambda run: run.headers[0].started_at)
+
+
+def _is_called(path: Path, run_id: str) -> bool:
+    return path.stem == run_id or path.stem.rpartition("-")[2].startswith(run_id)
+
+
+def _begun(paths: Iterable[Path]) -> Iterator[Run]:
+    for path in paths:
+        with contextlib.suppress(NoRun):
+            yield store.read(path)
 
 
 def _workshop(request: Request, progress: Progress) -> Workshop:
@@ -119,10 +153,14 @@ def _workshop(request: Request, progress: Progress) -> Workshop:
 
 
 def _read_own_models(planned: Plan, workshop: Workshop) -> None:
-    """Opens every file of the user's once, so that an unusable one is refused before anything is measured."""
-    for model in {case.model for case in planned.cases}:
+    """Opens every file of the user's once, so that an unusable one is refused before anything is measured.
+
+    Any other trouble with one goes on record when its cases' turn comes.
+    """
+    for model in dict.fromkeys(case.model for case in planned.cases):
         if planned.cards[model].file:
-            workshop.input_shape(planned.cards[model])
+            with contextlib.suppress(Unsupported, Unavailable, Failed):
+                workshop.input_shape(planned.cards[model])
 
 
 def _run(

@@ -8,7 +8,7 @@ import contextlib
 import fcntl
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -208,7 +208,7 @@ def read(path: Path) -> Run:
         if isinstance(line, Header):
             headers.append(line)
         else:
-            records.append(line)
+            records.append(Record(**msgspec.structs.asdict(line)))
     if not headers:
         raise NoRun(f"{path} holds no run", "no header line can be read", "name a file that bench run wrote")
     return Run(path=path, headers=tuple(headers), records=tuple(records), damaged=damaged)
@@ -244,6 +244,6 @@ def read_all(results: Path) -> Iterator[Run]:
         yield read(path)
 
 
-def latest(records: tuple[Record, ...]) -> list[Record]:
+def latest(records: Iterable[Record]) -> list[Record]:
     """The last attempt at each repetition of each case: a resumed run may have tried twice."""
     return list({(record.case, record.repetition): record for record in records}.values())

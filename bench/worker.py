@@ -8,7 +8,6 @@ import contextlib
 import os
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,8 @@ from bench import backends, parity, telemetry
 from bench.artifacts import Made
 from bench.backends import Setup
 from bench.catalog import profile
-from bench.errors import BenchError, Failed, Unavailable, Unsupported, UsageError
+from bench.child import confine, infer, peak_memory_bytes, trouble
+from bench.errors import Failed, Unavailable
 from bench.jobs import (
     AnyAnswer,
     AnyJob,
@@ -41,7 +41,7 @@ from bench.jobs import (
 from bench.schema import Case, Measurement, Parity
 
 if TYPE_CHECKING:
-    from bench.backends import Arrays, BaseBackend, Session
+    from bench.backends import BaseBackend, Session
 
 
 def main() -> None:
@@ -58,37 +58,12 @@ def main() -> None:
     os._exit(0)
 
 
-def confine(order: Order) -> None:
-    """Affinity and memory limit, and no life after the parent's."""
-    if order.cpus and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, order.cpus)
-    if order.memory_limit_bytes:
-        import resource
-
-        # Data, not address space: runtimes reserve tens of gigabytes that they never touch.
-        resource.setrlimit(resource.RLIMIT_DATA, (order.memory_limit_bytes, order.memory_limit_bytes))
-    if sys.platform == "linux":
-        import ctypes
-        import signal
-
-        set_parent_death_signal = 1
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
-
-
-STATUSES = {Unavailable: "unavailable", Unsupported: "unsupported", UsageError: "refused"}
-
-
 def answer_to(job: AnyJob) -> AnyAnswer:
     """Does the job. Whatever is raised becomes a Problem, with the traceback in its log."""
     try:
         return DOERS[type(job)](job)
-    except MemoryError:
-        return Problem(status="failed", reason="out of memory", log=traceback.format_exc())
-    except BenchError as error:
-        return Problem(status=STATUSES.get(type(error), "failed"), reason=str(error), log=traceback.format_exc())
     except Exception as error:  # a vendor's bug is a result, too
-        reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-        return Problem(status="failed", reason=reason, log=traceback.format_exc())
+        return Problem(**trouble(error)._asdict())
 
 
 def _made(make: Callable[[Path], Made], folder: str) -> Folder:
@@ -151,18 +126,6 @@ def probe(job: Probe) -> Version:
     return Version(version=backend.probe(job.device))
 
 
-def infer(session: "Session", inputs: Any, batch_size: int) -> "Arrays":
-    """The outputs for all of `inputs`, run in batches; arrays of (images, …)."""
-    import numpy as np
-
-    parts = []
-    for batch in parity.batches(inputs, batch_size):
-        session.feed([batch])
-        session.run()
-        parts.append(session.fetch())
-    return [np.concatenate(column)[: len(inputs)] for column in zip(*parts, strict=True)]
-
-
 def measure(job: Measure) -> Measured:
     """Opens the engine, checks parity, and only then samples."""
     backend = backends.get(job.setup.case.backend)
@@ -186,23 +149,13 @@ def measure(job: Measure) -> Measured:
         effective["threads_used"] = facts["threads_used"]
     return Measured(
         measurement=msgspec.structs.replace(
-            measurement, load_ns=load_ns, first_ns=first_ns, peak_memory_bytes=_peak_memory_bytes()
+            measurement, load_ns=load_ns, first_ns=first_ns, peak_memory_bytes=peak_memory_bytes()
         ),
         parity=checked,
         effective=effective,
         telemetry=facts,
         validity=telemetry.validity(facts, _iterations(measurement)),
     )
-
-
-def _peak_memory_bytes() -> int | None:
-    """The largest resident set of this process so far, in bytes."""
-    try:
-        import resource
-    except ImportError:
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _iterations(measurement: Measurement) -> dict[str, tuple[int, ...]]:

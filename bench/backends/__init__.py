@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.catalog import HardwareProfile
-from bench.errors import UsageError, unknown
+from bench.errors import Unavailable, Unsupported, UsageError, last_line, unknown
 from bench.schema import Case, Frozen, Input, Interval, Measurement, Samples, Settings
 from bench.timing import Clock, measure
 
@@ -29,7 +29,7 @@ class Session:
     """An engine, opened. `feed`, then `run` as often as wanted, then `fetch`; `close` frees it all.
 
     `run` is one synchronous inference on inputs that are where the runtime wants them (`compute`);
-    `end_to_end` copies the inputs in, runs and copies the outputs out.
+    `end_to_end` copies the inputs fed in, runs and returns the outputs, copied out.
     """
 
     clock: Clock = staticmethod(time.perf_counter_ns)
@@ -41,26 +41,32 @@ class Session:
         raise NotImplementedError
 
     def fetch(self) -> "Arrays":
+        """The outputs of the last `run`, as arrays that later ones leave alone."""
         raise NotImplementedError
 
-    def end_to_end(self) -> None:
+    def end_to_end(self) -> "Arrays":
         raise NotImplementedError
 
     def effective(self) -> dict[str, Any]:
-        """What the runtime says it does: threads, precision, providers; read back, never what was asked."""
+        """What the runtime says it does: threads, precision, providers; read back, never what was asked.
+
+        What can't be proven is left out; the worker adds the number of threads that it saw at work.
+        """
         return {}
 
     def close(self) -> None:
         """Frees the engine; the session is of no use afterwards."""
 
-    def intervals(self) -> dict[Interval, Callable[[], None]]:
+    def intervals(self) -> dict[Interval, Callable[[], object]]:
         return {"compute": self.run, "end_to_end": self.end_to_end}
 
     def measure(self, settings: Settings, clock: Clock | None = None) -> Measurement:
         """The latencies of every interval asked for; `load_ns` and `first_ns` are the worker's to add."""
+        known = self.intervals()
+        if strange := [interval for interval in settings.intervals if interval not in known]:
+            raise Unsupported(f"no interval {', '.join(strange)} here", f"there are {', '.join(known)}")
         samples: dict[Interval, Samples] = {
-            interval: measure(self.intervals()[interval], settings, clock or self.clock)
-            for interval in settings.intervals
+            interval: measure(known[interval], settings, clock or self.clock) for interval in settings.intervals
         }
         return Measurement(intervals=samples, load_ns=0, first_ns=0)
 
@@ -117,6 +123,22 @@ class BaseBackend:
     def open(self, engine: Path, setup: Setup) -> Session:
         """Raises Unsupported where the runtime can't do the case, Failed where the engine is damaged."""
         raise NotImplementedError
+
+    def runtime(self, device: HardwareProfile) -> Any:
+        """The runtime, imported, for `probe`. Raises Unavailable where it is absent or does not load."""
+        if device.kind not in self.kinds:
+            raise Unsupported(f"{self.name} here runs on {', '.join(sorted(self.kinds))}", f"not on a {device.kind}")
+        if absent := missing(self):
+            raise Unavailable(absent)
+        try:
+            return [importlib.import_module(name) for name in self.requires][0]
+        except Exception as error:  # a library that it lacks, or one that it clashes with
+            raise Unavailable(f"{self.requires[0]} does not load", last_line(error), f"try: {self.install}") from error
+
+    def refuse_precision(self, case: Case) -> None:
+        """Raises Unsupported for a precision that the backend never runs; `open` calls it first."""
+        if case.precision not in self.precisions:
+            raise Unsupported(f"{self.name} runs {', '.join(sorted(self.precisions))}", f"not {case.precision}")
 
 
 def names() -> list[str]:

@@ -14,48 +14,54 @@ if TYPE_CHECKING:
 
 PLUGINS = {"cpu": "CPU"}
 TYPES = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
-NAMES = {type: name for name, type in TYPES.items()} | {"float": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+NAMES = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "i8": "int8", "u8": "int8"}
 
 
 class OpenVinoSession(Session):
-    """One infer request; its input tensors share the fed arrays' memory."""
+    """One infer request with tensors of its own, into which inputs are copied."""
 
     def __init__(self, compiled: Any) -> None:
         self._compiled = compiled
         self._request = compiled.create_infer_request()
-        self._inputs: dict[int, Any] = {}
-        self.run = self._request.infer
+        self._inputs: Arrays = []
 
     def feed(self, inputs: "Arrays") -> None:
-        from openvino import Tensor
+        self._inputs = inputs
+        self._copy_in()
 
-        self._inputs = dict(enumerate(inputs))
-        for index, array in self._inputs.items():
-            self._request.set_input_tensor(index, Tensor(array, shared_memory=True))
+    def _copy_in(self) -> None:
+        for index, array in enumerate(self._inputs):
+            self._request.get_input_tensor(index).data[:] = array
+
+    def run(self) -> None:
+        self._request.infer(share_outputs=True)  # which else copies the outputs
 
     def fetch(self) -> "Arrays":
         return [self._request.get_output_tensor(index).data.copy() for index in range(len(self._compiled.outputs))]
 
-    def end_to_end(self) -> None:
-        results = self._request.infer(self._inputs, share_inputs=False)
-        for result in results.values():
-            result.copy()
+    def end_to_end(self) -> "Arrays":
+        self._copy_in()
+        self.run()
+        return self.fetch()
 
     def effective(self) -> dict[str, Any]:
+        """All from the compiled model, which knows the CPUs: of 8 threads asked on 2 CPUs it reports 2."""
+
         def read(name: str) -> Any:
             return self._compiled.get_property(name)
 
-        hint = read("INFERENCE_PRECISION_HINT").get_type_name()
+        nodes = _node_precisions(self._compiled)
         return {
             "threads": read("INFERENCE_NUM_THREADS"),
             "streams": int(str(read("NUM_STREAMS"))),
             "pinning": bool(read("ENABLE_CPU_PINNING")),
-            "precision": NAMES.get(hint, hint),
-            "node_precisions": _node_precisions(self._compiled),
+            "precision": ", ".join(sorted({NAMES.get(name, name) for name in nodes})) or "none",
+            "node_precisions": nodes,
         }
 
     def close(self) -> None:
-        del self.run, self._request, self._compiled
+        del self._request, self._compiled
+        self._inputs = []
 
 
 def _node_precisions(compiled: Any) -> dict[str, int]:
@@ -77,12 +83,13 @@ class Backend(BaseBackend):
     options = {"hint": ("latency", "none"), "pinning": ("on", "off")}
 
     def probe(self, device: HardwareProfile) -> str:
-        import openvino
-
+        openvino = self.runtime(device)
         available = openvino.Core().available_devices
         if PLUGINS[device.kind] not in available:
             raise Unavailable(
-                f"OpenVINO has no {PLUGINS[device.kind]} device", f"it has {', '.join(available) or 'none'}", self.install
+                f"OpenVINO {openvino.__version__} has no {PLUGINS[device.kind]} device",
+                f"it has {', '.join(available) or 'none'}",
+                f"install one that has: {self.install}",
             )
         return str(openvino.__version__)
 
@@ -101,24 +108,25 @@ class Backend(BaseBackend):
     def open(self, engine: Path, setup: Setup) -> Session:
         import openvino
 
+        self.refuse_precision(setup.case)
         core = openvino.Core()
         plugin = PLUGINS[setup.device.kind]
-        _check_precision(core, setup.case, plugin)
-        try:
-            model = core.read_model(engine)
-        except RuntimeError as error:
-            raise Failed(f"OpenVINO cannot read {engine.name}", last_line(error)) from error
-        model.reshape([setup.case.batch_size, *setup.input_shape])
+        _refuse_emulated(core, setup.case, plugin)
         settings = {
             "INFERENCE_NUM_THREADS": setup.case.threads,
             "INFERENCE_PRECISION_HINT": TYPES[setup.case.precision],
             "ENABLE_CPU_PINNING": setup.options["pinning"] == "on",
         }
         settings |= {"PERFORMANCE_HINT": "LATENCY"} if setup.options["hint"] == "latency" else {"NUM_STREAMS": 1}
-        return OpenVinoSession(core.compile_model(model, plugin, settings))
+        try:
+            model = core.read_model(engine)
+            model.reshape([setup.case.batch_size, *setup.input_shape])
+            return OpenVinoSession(core.compile_model(model, plugin, settings))
+        except RuntimeError as error:
+            raise Failed(f"OpenVINO cannot open {engine.name}", last_line(error)) from error
 
 
-def _check_precision(core: Any, case: Case, plugin: str) -> None:
+def _refuse_emulated(core: Any, case: Case, plugin: str) -> None:
     """A CPU without native fp16 silently compiles it as bf16: better to say that it can't."""
     can = set(core.get_property(plugin, "OPTIMIZATION_CAPABILITIES"))
     if TYPES[case.precision] != "f32" and case.precision.upper() not in can:

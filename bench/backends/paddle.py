@@ -2,13 +2,16 @@
 
 import contextlib
 import ctypes
+import math
 import os
+import re
+import struct
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from bench.backends import BaseBackend, Session, Setup
 from bench.catalog import HardwareProfile
@@ -19,7 +22,12 @@ if TYPE_CHECKING:
     from bench.backends import Arrays
 
 
+TYPES = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "s8": "int8", "u8": "int8"}
+
+
 class PaddleSession(Session):
+    """A predictor with tensors of its own, into which inputs are copied."""
+
     def __init__(self, config: Any) -> None:
         from paddle import inference
 
@@ -28,7 +36,6 @@ class PaddleSession(Session):
         self._inputs = [self._predictor.get_input_handle(name) for name in self._predictor.get_input_names()]
         self._outputs = [self._predictor.get_output_handle(name) for name in self._predictor.get_output_names()]
         self._arrays: Arrays = []
-        self.run = self._predictor.run
 
     def feed(self, inputs: "Arrays") -> None:
         self._arrays = inputs
@@ -36,56 +43,72 @@ class PaddleSession(Session):
             handle.reshape(array.shape)
             handle.copy_from_cpu(array)
 
+    def run(self) -> None:
+        self._predictor.run()
+
     def fetch(self) -> "Arrays":
         return [handle.copy_to_cpu() for handle in self._outputs]
 
-    def end_to_end(self) -> None:
+    def end_to_end(self) -> "Arrays":
         for handle, array in zip(self._inputs, self._arrays, strict=True):
             handle.copy_from_cpu(array)
         self._predictor.run()
-        for handle in self._outputs:
-            handle.copy_to_cpu()
+        return self.fetch()
 
     def effective(self) -> dict[str, Any]:
-        """Precision and oneDNN from the primitives that one inference really executed; threads as configured."""
+        """oneDNN and precision by the primitives that one inference really executed.
+
+        Paddle can't say how many threads it uses: its `cpu_math_library_num_threads` echoes what was set, and so is
+        called configuration. Nor can it say in which precision its own kernels compute.
+        """
+        echo = {"configuration": {"threads": self._config.cpu_math_library_num_threads()}}
         primitives = onednn_primitives(self._predictor.run)
-        types = sorted({type for _, type in primitives if type})
+        if primitives is None:
+            return {"onednn": "unknown", **echo}
+        types = sorted({TYPES.get(type, type) for _, type in primitives if type})
         return {
-            "threads": self._config.cpu_math_library_num_threads(),
             "onednn": bool(primitives),
             "onednn_primitives": dict(Counter(kind for kind, _ in primitives)),
-            "precision": {"f32": "fp32", "bf16": "bf16"}.get(types[0], types[0]) if len(types) == 1 else "fp32",
+            **({"precision": ", ".join(types)} if types else {}),
+            **echo,
         }
 
     def close(self) -> None:
-        del self.run, self._inputs, self._outputs, self._predictor
+        del self._inputs, self._outputs, self._predictor
+        self._arrays = []
 
 
-def onednn_primitives(run: Any) -> list[tuple[str, str]]:
+def onednn_primitives(run: Callable[[], object]) -> list[tuple[str, str]] | None:
     """(kind, data type of the source) of each oneDNN primitive that `run()` executes, from oneDNN's verbose log.
 
-    The library is asked through its own `dnnl_set_verbose`, for this one call, so that timing is untouched.
+    The library is asked through its own `dnnl_set_verbose`, for this one call, so that timing is untouched. None where
+    there is no such library to ask, or where it was built without the log.
     """
     library = _onednn()
     if library is None:
-        return []
+        return None
     with tempfile.TemporaryFile() as log:
         with _stdout_to(log.fileno()):
-            library.dnnl_set_verbose(1)
-            run()
-            library.dnnl_set_verbose(0)
+            if library.dnnl_set_verbose(1) != 0:
+                return None
+            try:
+                run()
+            finally:
+                library.dnnl_set_verbose(0)
         log.seek(0)
         text = log.read().decode(errors="replace")
     return [_primitive(line) for line in text.splitlines() if line.startswith("onednn_verbose") and ",exec," in line]
 
 
 def _primitive(line: str) -> tuple[str, str]:
-    """`onednn_verbose,v1,primitive,exec,cpu,convolution,jit:avx512_core,forward_inference,src:f32:…` → kind, type."""
+    """The kind of a line, and the type of a computing one's source, which stands as `src:f32:…` or `src_f32:…`.
+
+    `onednn_verbose,v1,primitive,exec,cpu,convolution,jit:avx512_core,forward_inference,src:f32::blocked:acdb::f0 …`
+    """
     fields = line.split(",")
     kind = fields[fields.index("exec") + 2]
     source = next((field for field in fields if field.startswith(("src:", "src_"))), "")
-    parts = source.split(" ")[0].split(":")
-    return kind, parts[1] if kind in {"convolution", "inner_product", "matmul"} and len(parts) > 1 else ""
+    return kind, source[4:].partition(":")[0] if kind in {"convolution", "inner_product", "matmul"} else ""
 
 
 def _onednn() -> Any:
@@ -96,7 +119,7 @@ def _onednn() -> Any:
 
 
 @contextlib.contextmanager
-def _stdout_to(descriptor: int) -> Any:
+def _stdout_to(descriptor: int) -> Iterator[None]:
     """The process's standard output, C library's included, goes to `descriptor`."""
     libc = ctypes.CDLL(None)
     sys.stdout.flush()
@@ -109,6 +132,75 @@ def _stdout_to(descriptor: int) -> Any:
         libc.fflush(None)
         os.dup2(saved, 1)
         os.close(saved)
+
+
+def require_whole(parameters: Path) -> None:
+    """Raises Failed for a `.pdiparams` file that ends inside a tensor: Paddle computes on with what lies in memory.
+
+    Whether all the tensors are there that the model needs, Paddle finds out by itself.
+    """
+    try:
+        size, end = parameters.stat().st_size, 0
+        with parameters.open("rb") as file:
+            while end < size:
+                file.seek(end)
+                length = _length_of_values(file)
+                if length is None:
+                    return
+                end = file.tell() + length
+    except OSError as error:
+        raise Failed(f"cannot read {parameters.name}", error.strerror or str(error), EXPORT_AGAIN) from error
+    except EOFError:
+        end = size + 1
+    if end > size:
+        raise Failed(f"{parameters.name} is cut off", f"it ends after {size} bytes, inside a tensor", EXPORT_AGAIN)
+
+
+# Bytes of a value, by the number that Paddle's VarType gives its type.
+WIDTHS = {0: 1, 1: 2, 2: 4, 3: 8, 4: 2, 5: 4, 6: 8, 20: 1, 21: 1, 22: 2}
+
+
+def _length_of_values(file: BinaryIO) -> int | None:
+    """How many bytes of values follow the header of a tensor, which is read; None for a header of another layout.
+
+    It holds a version, levels of detail, a version and the length of a description: a protobuf message of nothing but
+    integers, the type as field 1 and each dimension as field 2.
+    """
+    *known, length = struct.unpack("<IQIi", _exactly(file, 20))
+    if any(known) or not 0 < length <= 1000:
+        return None
+    numbers = _varints(_exactly(file, length))
+    fields = list(zip(numbers[::2], numbers[1::2], strict=False))
+    types = [value for key, value in fields if key == 1 << 3]
+    shape = [value for key, value in fields if key == 2 << 3]
+    if len(types) != 1 or types[0] not in WIDTHS or len(numbers) != 2 * (len(types) + len(shape)):
+        return None
+    return math.prod(shape) * WIDTHS[types[0]]
+
+
+def _exactly(file: BinaryIO, size: int) -> bytes:
+    data = file.read(size)
+    if len(data) < size:
+        raise EOFError
+    return data
+
+
+def _varints(data: bytes) -> list[int]:
+    """Seven bits a byte, the lowest first; the eighth says that more follow."""
+    numbers, shift = [0], 0
+    for byte in data:
+        numbers[-1] |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            numbers.append(0)
+            shift = 0
+    return numbers[:-1]
+
+
+def _complaint(error: Exception) -> str:
+    """Of Paddle's many lines the one that says what was wrong, without the place in its source code."""
+    lines = [line for line in str(error).splitlines() if re.match(r"\([A-Z]\w+\) ", line)]
+    return re.sub(r" \(at /\S+:\d+\)$", "", lines[0] if lines else last_line(error))
 
 
 class Backend(BaseBackend):
@@ -128,9 +220,7 @@ class Backend(BaseBackend):
         return {} if options["eager_delete"] == "on" else {"FLAGS_eager_delete_tensor_gb": "-1"}
 
     def probe(self, device: HardwareProfile) -> str:
-        import paddle
-
-        return str(paddle.__version__)
+        return str(self.runtime(device).__version__)
 
     def inspect(self, source: Path) -> tuple[Input, ...]:
         if source.suffix == ".pdmodel":
@@ -140,7 +230,7 @@ class Backend(BaseBackend):
         try:
             specs = paddle.jit.load(str(source.with_suffix("")))._input_spec()
         except Exception as error:  # it raises what its C++ side throws
-            raise UsageError(f"Paddle cannot read {source}", last_line(error), EXPORT_AGAIN) from error
+            raise UsageError(f"Paddle cannot read {source}", _complaint(error), EXPORT_AGAIN) from error
         return tuple(
             Input(
                 name=spec.name,
@@ -153,7 +243,10 @@ class Backend(BaseBackend):
     def open(self, engine: Path, setup: Setup) -> Session:
         from paddle import inference
 
-        config = inference.Config(str(engine), str(engine.with_suffix(".pdiparams")))
+        self.refuse_precision(setup.case)
+        parameters = engine.with_suffix(".pdiparams")
+        require_whole(parameters)
+        config = inference.Config(str(engine), str(parameters))
         config.disable_glog_info()
         config.set_cpu_math_library_num_threads(setup.case.threads)
         if setup.options["onednn"] == "on":
@@ -169,4 +262,4 @@ class Backend(BaseBackend):
         try:
             return PaddleSession(config)
         except (RuntimeError, ValueError, OSError) as error:
-            raise Failed(f"Paddle cannot open {engine.name}", last_line(error)) from error
+            raise Failed(f"Paddle cannot open {engine.name}", _complaint(error)) from error

@@ -82,6 +82,7 @@ def _raise() -> None:
 
 
 def _hang() -> None:
+    print("hanging", flush=True)
     while True:
         time.sleep(3600)
 

@@ -16,7 +16,8 @@ import msgspec
 from bench import catalog, environment, store
 from bench.catalog import ModelCard
 from bench.errors import UsageError, unknown
-from bench.report.rows import OWN, Row, family_of, rows
+from bench.report import rows
+from bench.report.rows import OWN, Row, family_of
 from bench.schema import Record
 from bench.store import Header, Run
 
@@ -127,7 +128,7 @@ def build(
     asked = {name: value for name, value in named.items() if value is not None}
     cards = catalog.cards()
     reading = Reading(asked, cards)
-    found = rows(reading.runs(results), cards, interval)
+    found = rows.rows(reading.runs(results), cards, interval)
     if not found:
         raise reading.nothing(results)
     return Report(
@@ -162,20 +163,21 @@ class Reading:
 
     def runs(self, results: Path) -> Iterator[Run]:
         for path in store.paths(results):
-            run = self._read(path)
+            run = self._read(path, results)
             if run:
                 self.headers += run.headers
                 yield msgspec.structs.replace(
                     run, records=tuple(record for record in run.records if self._wanted(record))
                 )
 
-    def _read(self, path: Path) -> Run | None:
+    def _read(self, path: Path, results: Path) -> Run | None:
         try:
             run = store.read(path)
-        except UsageError:
-            if not _cut_off(path):
+        except store.NoRun as error:
+            if path == results:
                 raise
-            self.warnings.append(f"{path} is left out; it was cut off before its first line was whole")
+            # A run that was killed while it wrote its header must not hide the others.
+            self.warnings.append(f"left out: {error}")
             return None
         if run.damaged:
             lines = "1 line" if run.damaged == 1 else f"{run.damaged} lines"
@@ -222,25 +224,16 @@ def _fits(name: str, value: str, wanted: str) -> bool:
     return value == wanted or (name == "model" and fnmatchcase(value, wanted))
 
 
-def _cut_off(path: Path) -> bool:
-    """Whether a file has no whole line, as a run leaves it that was killed while it wrote its header."""
-    try:
-        return b"\n" not in path.read_bytes()
-    except OSError:
-        return False
-
-
 # Where it was measured
 
 
 def _strangers(found: Iterable[Row], headers: Iterable[Header]) -> tuple[str, ...]:
     """A note on each device whose rows come from different machines: `cpu` is whatever machine it was."""
-    descriptions = {header.environment_id: header.environment for header in headers}
+    classes = {header.environment_id: environment.machine_class(header.environment) for header in headers}
     machines: dict[str, dict[str, str]] = {}
     for row in found:
-        if row.environment_id in descriptions:
-            machine = environment.machine_class(descriptions[row.environment_id])
-            machines.setdefault(row.device, {})[machine] = row.run_id
+        if row.environment_id in classes:
+            machines.setdefault(row.device, {})[classes[row.environment_id]] = row.run_id
     return tuple(
         f"{device} is {len(runs)} different machines here (runs {', '.join(sorted(runs.values()))}): "
         "compare rows of one run only"

@@ -7,8 +7,9 @@ from bench.report import Report, Table, one_line
 
 suffix = ".md"
 
-# What would be taken for syntax in a cell or a line of text. An underscore inside a word is none.
-SYNTAX = re.compile(r"[\\`*<>|~]|\b_|_\b|\](?=\()|&(?=#?\w+;)")
+# What would be taken for syntax anywhere in a line, and at its start. Underscores inside a word are none.
+SYNTAX = re.compile(r"[\\`*<>|~#]|(?<![^\W_])_+|_+(?![^\W_])|\](?=[(:])|&(?=#?\w+;)")
+START = re.compile(r"^(\d*)([-+.)])")
 RULES = {"l": ":--", "r": "--:"}
 
 
@@ -37,8 +38,8 @@ def _line(cells: Iterable[str]) -> str:
 
 
 def _list(notes: Iterable[str]) -> list[str]:
-    return [f"- {_escaped(note)}" for note in notes]
+    return ["- " + START.sub(r"\1\\\2", _escaped(note)) for note in notes]
 
 
 def _escaped(text: str) -> str:
-    return SYNTAX.sub(lambda found: f"\\{found[0]}", one_line(text))
+    return SYNTAX.sub(lambda found: "".join(f"\\{char}" for char in found[0]), one_line(text))

@@ -1,5 +1,6 @@
 """Records → rows: one for each case and interval, with what its repetitions say together."""
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, get_args
@@ -13,7 +14,7 @@ from bench.store import Run
 
 INTERVALS: tuple[Interval, ...] = get_args(Interval)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-#: the family of a model that has no card
+#: the family of a model that has no card, and the weights that are in its file
 OWN = "own"
 #: those of bench.runner, which a report must not import; a test compares them
 LEAST_REPETITIONS = 3
@@ -105,6 +106,7 @@ def backend_rank(name: str) -> tuple[int, str]:
     return (backends.KNOWN.index(name) if name in backends.KNOWN else len(backends.KNOWN), name)
 
 
+@functools.cache
 def is_runtime(name: str) -> bool:
     """Whether a backend measures something: one that only simulates is known by never entering a plan unasked."""
     return name not in backends.names() or backends.get(name).default
@@ -150,7 +152,7 @@ def _by_run(records: Iterable[Record]) -> dict[tuple[Key, str], list[Record]]:
 
 
 def _last_start(records: list[Record]) -> str:
-    return max(record.started_at for record in records)
+    return max(map(_started_at, records))
 
 
 def _started_at(record: Record) -> str:
@@ -159,7 +161,7 @@ def _started_at(record: Record) -> str:
 
 def _attempts(records: list[Record]) -> list[Record]:
     """The last attempt at each repetition, oldest first, however the lines were put together."""
-    return sorted(store.latest(tuple(sorted(records, key=_started_at))), key=_started_at)
+    return sorted(store.latest(sorted(records, key=_started_at)), key=_started_at)
 
 
 def _pool(attempts: list[Record], interval: Interval) -> list[Repetition]:
@@ -209,7 +211,7 @@ def _row(key: Key, records: list[Record], card: ModelCard | None) -> Row:
         source="measured",
         run_id=last.run_id,
         started_at=(pool[0].record if pool else last).started_at,
-        weights=last.settings.weights,
+        weights=last.settings.weights if card else OWN,
         options=last.settings.options,
         environment_id=last.environment_id,
     )
@@ -281,10 +283,11 @@ def _counted(artifact: Artifact | None, name: str) -> int | None:
 
 
 def _facts(card: ModelCard | None, artifact: Artifact | None, weights: str) -> dict[str, Any]:
-    """What is known of the model: counted from its card, or for a user's own file from what its conversions counted."""
+    """What is known of the model: from its card, or for a user's own file what the conversions counted."""
     published = card.published if card and weights in PUBLISHED_WEIGHTS else None
-    macs = card.macs if card else _counted(artifact, "macs")
-    params = card.params if card else _counted(artifact, "params")
+    macs, params = (card.macs, card.params) if card else (None, None)
+    macs = _counted(artifact, "macs") if macs is None else macs
+    params = _counted(artifact, "params") if params is None else params
     return {
         "top1": published.top1 if published else None,
         "top5": published.top5 if published else None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bench.catalog import ModelCard, Published
 from bench.errors import UsageError
 from bench.report import Table
-from bench.report.rows import INTERVALS, PUBLISHED_WEIGHTS, Row, backend_rank, is_runtime
+from bench.report.rows import INTERVALS, OWN, PUBLISHED_WEIGHTS, Row, backend_rank, is_runtime
 
 if TYPE_CHECKING:
     import pandas
@@ -202,12 +202,9 @@ def _range(values: list[float]) -> str:
 
 def _weights_notes(rows: Iterable[Row]) -> list[str]:
     used = {row.weights for row in rows}
-    own = ", ".join(sorted(Path(weights).name for weights in used if weights not in PUBLISHED_WEIGHTS))
-    notes = {
-        "random": "latency is measured with random weights: accuracy is the published one of the same network",
-        own: f"weights of {own} have no published accuracy",
-    }
-    return [note for weights, note in notes.items() if weights and (weights in used or weights == own)]
+    others = ", ".join(sorted(Path(weights).name for weights in used - {*PUBLISHED_WEIGHTS, OWN}))
+    random = "latency is measured with random weights: accuracy is the published one of the same network"
+    return [*[random] * ("random" in used), *[f"weights of {others} have no published accuracy"] * bool(others)]
 
 
 # Wide tables
@@ -281,9 +278,7 @@ def _by_backend(words: str, rows: list[Row]) -> Table:
     names = list(wide.columns)
     lines, bold = [], set()
     for index, (key, line) in enumerate(grid(wide)):
-        fastest = min(
-            (row for row in line if row and row.latency_ms), key=lambda row: row.latency_ms or 0, default=None
-        )
+        fastest = _fastest(line)
         model, batch_size, threads, interval = key
         lines.append((model, str(batch_size), str(threads), interval, *_compared(line, fastest, notes)))
         if fastest:
@@ -296,6 +291,12 @@ def _by_backend(words: str, rows: list[Row]) -> Table:
         (*notes.lines(), *legend(lines, "no number"), "ratio: to the fastest backend of the line", *meanings(rows)),
         frozenset(bold),
     )
+
+
+def _fastest(line: list[Row | None]) -> Row | None:
+    """None where there are no two to choose from."""
+    known = [row for row in line if row and row.latency_ms]
+    return min(known, key=lambda row: row.latency_ms or 0) if len(known) > 1 else None
 
 
 def _compared(line: list[Row | None], fastest: Row | None, notes: Footnotes) -> Iterable[str]:

@@ -39,7 +39,7 @@ class Target:
 
 UNPINNED = ("live wild+busy", "live quiet", "live bg+burst")
 KNOWN: dict[str, tuple[str, ...]] = {
-    # Unpinned, these pairs scatter by 1.0 to 1.3 %, twice what pinned ones do: four can't both tell 2 % and keep a
+    # Unpinned, these pairs scatter by 1.0 to 1.3 %, pinned ones by 0.1 to 0.4 %: four can't both tell 2 % and keep a
     # bound of 1 %. `bench compare` pins; and its default plan of up to 16 pairs sees the 2 %. Two of the three
     # conditions have three recorded pairs, of which no job can tell an error of 1 %.
     "power at 2 %, 4 pairs": UNPINNED,
@@ -47,7 +47,7 @@ KNOWN: dict[str, tuple[str, ...]] = {
     "smallest slowdown seen, 12 pairs": UNPINNED,
     "error of the 1 % bound": UNPINNED,
     "wrong PASS at the tolerance": UNPINNED,
-    # One of four such pairs was off by 6.3 % with probes 4.3 % apart, just inside the guard. `bench compare` alternates.
+    # Of four pairs off by 5 %, one (6.3 %) had probes 4.3 % apart: inside the guard. `bench compare` alternates.
     "guard, were pairs run concurrently": ("concurrent",),
     # The processes of this setting scatter by 1.8 % after normalising, those of the other calm ones by 1.0 to 1.4 %.
     "stored baseline, smallest slowdown": ("calm, then burst",),

@@ -1,0 +1,88 @@
+"""What every child process does: give itself its limits, feed an engine, and put what went wrong into words.
+
+It imports little, since the live worker of a comparison runs in Python environments that hold little.
+"""
+
+import os
+import sys
+import traceback
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+from bench import parity
+from bench.errors import BenchError, Unavailable, Unsupported, UsageError
+
+if TYPE_CHECKING:
+    from bench.backends import Arrays, Session
+
+TroubleStatus = Literal["failed", "unsupported", "unavailable", "refused"]
+STATUSES: dict[type[BaseException], TroubleStatus] = {
+    Unavailable: "unavailable",
+    Unsupported: "unsupported",
+    UsageError: "refused",
+}
+
+
+class Limits(Protocol):
+    """What must hold in a process before a runtime is imported."""
+
+    @property
+    def cpus(self) -> tuple[int, ...]: ...
+    @property
+    def memory_limit_bytes(self) -> int | None: ...
+
+
+def confine(limits: Limits) -> None:
+    """Affinity and memory limit, and no life after the parent's."""
+    if limits.cpus and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, limits.cpus)
+    if limits.memory_limit_bytes:
+        import resource
+
+        # Data, not address space: runtimes reserve tens of gigabytes that they never touch.
+        resource.setrlimit(resource.RLIMIT_DATA, (limits.memory_limit_bytes, limits.memory_limit_bytes))
+    if sys.platform == "linux":
+        import ctypes
+        import signal
+
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+
+
+class Trouble(NamedTuple):
+    """Why a job could not be done; `reason` is one line."""
+
+    status: TroubleStatus
+    reason: str
+    log: str
+
+
+def trouble(error: Exception) -> Trouble:
+    """An exception as a result; call it where the exception is handled, as the log is its traceback."""
+    log = traceback.format_exc()
+    if isinstance(error, MemoryError):
+        return Trouble("failed", "out of memory", log)
+    if isinstance(error, BenchError):
+        return Trouble(STATUSES.get(type(error), "failed"), str(error), log)
+    return Trouble("failed", f"{type(error).__name__}: {error}".strip().splitlines()[0], log)
+
+
+def infer(session: "Session", inputs: Any, batch_size: int) -> "Arrays":
+    """The outputs for all of `inputs`, run in batches; arrays of (images, …)."""
+    import numpy as np
+
+    parts = []
+    for batch in parity.batches(inputs, batch_size):
+        session.feed([batch])
+        session.run()
+        parts.append(session.fetch())
+    return [np.concatenate(column)[: len(inputs)] for column in zip(*parts, strict=True)]
+
+
+def peak_memory_bytes() -> int | None:
+    """The largest resident set of this process so far, in bytes."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

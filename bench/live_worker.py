@@ -1,0 +1,275 @@
+"""The child of a comparison: holds one engine open, and times a block of iterations whenever it is told to.
+
+`python -m bench.live_worker order.json 5 6`: it reads commands from one inherited pipe and answers on the other, a line
+of JSON each; standard output belongs to whatever the runtime prints. The pipe's end is the end of the process.
+
+Of third parties it needs msgspec, NumPy, psutil and the runtime alone, as it also runs in Python environments that hold
+little else (`NEEDED`, asked for by `bench.environments`).
+"""
+
+import gc
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+
+import msgspec
+
+from bench import backends, parity, stats, telemetry, timing
+from bench.backends import Setup
+from bench.child import TroubleStatus, confine, infer, peak_memory_bytes, trouble
+from bench.errors import Failed, Unsupported
+from bench.schema import Frozen, Interval, Parity, Settings, Telemetry
+
+if TYPE_CHECKING:
+    from bench.backends import Arrays, BaseBackend, Session
+    from bench.timing import Clock, Run
+
+NEEDED = ("msgspec", "numpy", "psutil")
+
+
+# What is said over the pipes
+
+
+class Injection(Frozen, frozen=True):
+    """A slowdown made on purpose, as a share of each iteration: a busy loop or a sleep inside the timed region."""
+
+    kind: Literal["spin", "sleep"]
+    share: float
+
+
+class LiveOrder(Frozen, frozen=True):
+    """What a live worker opens. `source` is the engine, or with `build` what an engine is first made from in `folder`.
+
+    The outputs for the reference's inputs are left in the file `outputs`, and compared with those in `others`, the
+    other side's, unless that is "". `reference` is "" for a backend that computes nothing.
+    """
+
+    setup: Setup
+    interval: Interval
+    source: str
+    folder: str
+    reference: str = ""
+    build: bool = False
+    outputs: str = ""
+    others: str = ""
+    inject: Injection | None = None
+    cpus: tuple[int, ...] = ()
+    memory_limit_bytes: int | None = None
+
+
+class WarmUp(Frozen, frozen=True, tag_field="kind", tag="warm_up"):
+    """Run until the latency is steady."""
+
+
+class Block(Frozen, frozen=True, tag_field="kind", tag="block"):
+    """Time so many iterations, then fire one shot of the probe."""
+
+    iterations: int
+
+
+class Ready(Frozen, frozen=True, tag_field="kind", tag="ready"):
+    """The engine is open. `same` compares the outputs with the other side's; None where that was not asked or can't be,
+    in which case `differs` says why."""
+
+    version: str
+    load_ns: int
+    first_ns: int
+    effective: dict[str, Any]
+    parity: Parity | None = None
+    same: Parity | None = None
+    differs: str = ""
+    peak_memory_bytes: int | None = None
+
+
+class Warm(Frozen, frozen=True, tag_field="kind", tag="warm"):
+    """`latency_ns` is the median of the last window; `cpus` are those that the threads may run on, all together."""
+
+    warmup_ns: tuple[int, ...]
+    steady: bool
+    latency_ns: float
+    cpus: tuple[int, ...] = ()
+
+
+class Done(Frozen, frozen=True, tag_field="kind", tag="done"):
+    """A block. `idle_cpu_ns` is the CPU time that the process spent since the block before, when it should rest."""
+
+    wall_ns: tuple[int, ...]
+    telemetry: Telemetry
+    probe_ns: int | None = None
+    idle_cpu_ns: int = 0
+
+
+class Stuck(Frozen, frozen=True, tag_field="kind", tag="stuck"):
+    """The runtime said no, or the outputs are wrong: there is nothing to compare."""
+
+    status: TroubleStatus
+    reason: str
+    log: str = ""
+
+
+AnyCommand = WarmUp | Block
+AnyReply = Ready | Warm | Done | Stuck
+
+
+# What it does
+
+
+class Player:
+    """Times what it is given, a block at a time. `shoot` fires the compute probe, where there is one."""
+
+    def __init__(self, run: "Run", clock: "Clock", shoot: Callable[[], int] | None = None) -> None:
+        self.run = run
+        self.clock = clock
+        self.shoot = shoot
+        self._rested_from = time.process_time_ns()
+
+    def warm_up(self) -> Warm:
+        samples, steady = timing.warm_up(self.run, Settings(), self.clock)
+        self._rested_from = time.process_time_ns()
+        latency_ns = stats.median(samples[-stats.window(samples) :])
+        return Warm(warmup_ns=tuple(samples), steady=steady, latency_ns=latency_ns, cpus=_cpus_of_threads())
+
+    def block(self, iterations: int) -> Done:
+        idle_cpu_ns = time.process_time_ns() - self._rested_from
+        samples, counted = timing.sample(self.run, self.clock, lambda calls, _: calls >= iterations)
+        probe_ns = self.shoot() if self.shoot else None
+        self._rested_from = time.process_time_ns()
+        return Done(wall_ns=tuple(samples), telemetry=counted, probe_ns=probe_ns, idle_cpu_ns=idle_cpu_ns)
+
+
+def _cpus_of_threads() -> tuple[int, ...]:
+    """A runtime may pin its threads by itself, so each one is asked."""
+    if not hasattr(os, "sched_getaffinity"):
+        return ()
+    found = set(os.sched_getaffinity(0))
+    for thread in Path("/proc/self/task").glob("[0-9]*"):
+        try:
+            found |= os.sched_getaffinity(int(thread.name))
+        except ProcessLookupError:  # it has just ended
+            continue
+    return tuple(sorted(found))
+
+
+def slowed(run: "Run", clock: "Clock", inject: Injection) -> "Run":
+    """`run`, and then as much more as `inject` says of the time that it took."""
+
+    def spin() -> None:
+        start = clock()
+        run()
+        now = clock()
+        until = now + (now - start) * inject.share
+        while clock() < until:
+            pass
+
+    def sleep() -> None:
+        start = clock()
+        run()
+        time.sleep((clock() - start) * inject.share / 1e9)
+
+    return {"spin": spin, "sleep": sleep}[inject.kind]
+
+
+def open_session(order: LiveOrder, backend: "BaseBackend") -> tuple["Session", Ready]:
+    """Opens the engine and runs it: its output must be right before its time counts."""
+    version = backend.probe(order.setup.device)
+    start = time.perf_counter_ns()
+    source = Path(order.source)
+    engine = backend.build(source, Path(order.folder)) if order.build else source
+    session = backend.open(engine, order.setup)
+    load_ns = time.perf_counter_ns() - start
+    if not order.reference:
+        first_ns = _timed(session.run, session.clock)
+        return session, Ready(version, load_ns, first_ns, session.effective())
+    inputs, expected, made_by = parity.load(Path(order.reference))
+    case = order.setup.case
+    session.feed([parity.batches(inputs, case.batch_size)[0]])
+    first_ns = _timed(session.run, session.clock)
+    outputs = infer(session, inputs, case.batch_size)
+    checked = parity.compare(outputs, expected, case.precision, made_by)
+    if not parity.passes(checked):
+        raise Failed(f"output differs from {checked.reference}", _difference(checked))
+    same, differs = _against_other(order, outputs)
+    parity.save(Path(order.outputs), inputs[:0], outputs, "A")
+    return session, Ready(
+        version, load_ns, first_ns, session.effective(), checked, same, differs, peak_memory_bytes=peak_memory_bytes()
+    )
+
+
+def _timed(run: "Run", clock: "Clock") -> int:
+    start = clock()
+    run()
+    return clock() - start
+
+
+def _against_other(order: LiveOrder, outputs: "Arrays") -> tuple[Parity | None, str]:
+    """How far the outputs are from the other side's, and in words what is wrong with them, if anything is."""
+    if not order.others:
+        return None, ""
+    _, expected, _ = parity.load(Path(order.others))
+    try:
+        same = parity.compare(outputs, expected, order.setup.case.precision, "the other side")
+    except Failed as error:
+        return None, str(error)
+    return same, "" if parity.passes(same) else _difference(same)
+
+
+def _difference(found: Parity) -> str:
+    return f"maximum error {found.max_error:.1e} of its range, {found.tolerance:.0e} is admissible"
+
+
+def opened(order: LiveOrder) -> tuple[Player, Ready]:
+    """A player for the order. Raises what stands in its way."""
+    backend = backends.get(order.setup.case.backend)
+    session, ready = open_session(order, backend)
+    run, clock = session.intervals()[order.interval], session.clock
+    if order.inject and not backend.computes:
+        raise Unsupported(f"nothing can be injected into {backend.name}", "its clock is not the machine's")
+    shoot = None
+    if backend.computes:
+        from bench import probe
+
+        shoot = probe.make()
+    return Player(slowed(run, clock, order.inject) if order.inject else run, clock, shoot), ready
+
+
+# The process
+
+_commands = msgspec.json.Decoder(AnyCommand)
+_encode = msgspec.json.Encoder().encode
+
+
+def serve(order: LiveOrder, commands: BinaryIO, answers: BinaryIO) -> None:
+    """Opens, then obeys until the pipe ends. Whatever is raised is said, and ends it."""
+    try:
+        confine(order)
+        player, ready = opened(order)
+        # Nothing is collected while the clock runs.
+        gc.collect()
+        gc.disable()
+        _say(answers, ready)
+        for line in commands:
+            command = _commands.decode(line)
+            _say(answers, player.block(command.iterations) if isinstance(command, Block) else player.warm_up())
+    except Exception as error:  # a vendor's bug is a result, too
+        _say(answers, Stuck(**trouble(error)._asdict()))
+
+
+def _say(answers: BinaryIO, reply: AnyReply) -> None:
+    answers.write(_encode(reply) + b"\n")
+
+
+def main() -> None:
+    order_file, commands, answers = sys.argv[1:]
+    order = msgspec.json.decode(Path(order_file).read_bytes(), type=LiveOrder)
+    with os.fdopen(int(commands), "rb") as hears, os.fdopen(int(answers), "wb", buffering=0) as says:
+        serve(order, hears, says)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)  # runtimes have been seen to crash while they are torn down
+
+
+if __name__ == "__main__":
+    main()

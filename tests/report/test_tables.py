@@ -1,0 +1,230 @@
+"""Rounding, footnotes and the tables of the default layout, on rows with known numbers."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from bench.catalog import Published
+from bench.errors import UsageError
+from bench.report import Report, tables
+from bench.report.rows import rows
+from bench.schema import Artifact
+from bench.store import Run
+
+from . import CARDS, bad, case, header, ok
+
+
+def rows_of(*records):
+    return rows([Run(path=Path("a.jsonl"), headers=(header(),), records=records)], CARDS)
+
+
+def column(table, name):
+    return [line[table.columns.index(name)] for line in table.rows]
+
+
+# Rounding
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0.512345, "0.512"),
+        (5.914, "5.91"),
+        (42.34, "42.3"),
+        (123.4, "123"),
+        (1234.4, "1234"),
+        (0.0410302, "0.0410"),
+        (0.0, "0"),
+        (None, "–"),
+    ],
+)
+def test_three_significant_digits_at_least(value, shown):
+    assert tables.figure(value) == shown
+
+
+def test_an_interval_has_the_decimals_of_its_median():
+    row = msgspec.structs.replace(rows_of(ok(case()))[0], latency_ms=5.912, ci_low_ms=5.8777, ci_high_ms=16.02)
+    assert tables.with_interval(row) == "5.91 [5.88, 16.02]"
+    assert tables.with_interval(msgspec.structs.replace(row, ci_low_ms=None)) == "5.91"
+
+
+def test_published_figures_keep_their_digits():
+    assert [tables.printed(value) for value in (12.54, 0.07, 4.0, None)] == ["12.54", "0.07", "4", "–"]
+
+
+def test_levels_are_what_five_and_three_processes_give():
+    assert [tables.percent(level) for level in (0.9375, 0.75, 0.96875, None)] == ["93.75%", "75%", "96.88%", "–"]
+
+
+# Footnotes
+
+
+def test_the_same_reason_has_one_footnote():
+    (table,) = tables.by_batch(
+        rows_of(
+            bad(case("DPN92", "openvino"), reason="no memory"),
+            bad(case("DPN92", "openvino", 4), reason="no memory"),
+            bad(case("DPN92", "openvino", 8), "unsupported", reason="not in fp16"),
+            bad(case("DPN92", "paddle"), "unavailable", reason=""),
+        )
+    )
+    assert table.rows == (
+        ("DPN92", "paddle", "compute", "unavailable [1]", "–", "–"),
+        ("DPN92", "openvino", "compute", "failed [2]", "failed [2]", "unsupported [3]"),
+    )
+    assert table.notes[:4] == ("[1] no reason is on record", "[2] no memory", "[3] not in fp16", "– not measured")
+
+
+def test_a_doubtful_number_says_why():
+    (table,) = tables.by_batch(rows_of(ok(case(), 0, validity=("throttled", "contended")), ok(case(), 1)))
+    assert table.rows[0][-1] == "5.00 [1]"
+    assert table.notes[0] == "[1] contended 1/2, throttled 1/2 repetitions"
+
+
+def test_a_full_table_of_sound_numbers_needs_no_legend():
+    (table,) = tables.by_batch(rows_of(ok(case())))
+    assert table.notes == ("compute: one synchronous inference, inputs and outputs where the runtime wants them",)
+
+
+# Wide tables
+
+
+def test_latency_by_batch_size_and_threads():
+    (table,) = tables.by_batch(
+        rows_of(
+            ok(case("mine", batch_size=16), ms=80),
+            ok(case("DPN92", threads=2), ms=3),
+            ok(case("DPN92", batch_size=4), ms=20),
+            ok(case("DPN92"), ms=5, intervals=("compute", "end_to_end")),
+        )
+    )
+    assert table.title == "Latency by batch size and threads: cpu, fp32, compute and end_to_end"
+    assert table.columns == ("model", "backend", "interval", "bs1 t1, ms", "bs1 t2, ms", "bs4 t1, ms", "bs16 t1, ms")
+    assert table.rows == (
+        ("DPN92", "onnxruntime", "compute", "5.00", "3.00", "20.0", "–"),
+        ("DPN92", "onnxruntime", "end_to_end", "5.50", "–", "–", "–"),
+        ("mine", "onnxruntime", "compute", "–", "–", "–", "80.0"),
+    )
+
+
+def test_devices_and_precisions_never_share_a_table():
+    found = rows_of(ok(case()), ok(case(precision="int8")), ok(case(device="t4")))
+    words = ["cpu, fp32, compute", "cpu, int8, compute", "t4, fp32, compute"]
+    assert [table.title.partition(": ")[2] for table in tables.by_batch(found)] == words
+    assert [table.title.partition(": ")[2] for table in tables.details(found)] == words
+
+
+def test_backends_side_by_side():
+    (table,) = tables.by_backend(
+        rows_of(
+            *(ok(case(backend="paddle"), i, ms) for i, ms in enumerate((7.4, 7.5, 7.6))),
+            *(ok(case(backend="onnxruntime"), i, ms) for i, ms in enumerate((5.0, 5.1, 5.3))),
+            *(ok(case(backend="openvino"), i, ms) for i, ms in enumerate((4.9, 5.0, 5.1))),
+            ok(case(backend="paddle", batch_size=4), ms=20),
+            bad(case(backend="openvino", batch_size=4)),
+        )
+    )
+    assert table.columns[4:] == ("paddle, ms", "ratio", "onnxruntime, ms", "ratio", "openvino, ms", "ratio")
+    assert table.rows == (
+        ("MobileNetV1_x0_25", "1", "1", "compute", "7.50", "1.50", "5.10", "1.02 [1]", "5.00", "1.00"),
+        ("MobileNetV1_x0_25", "4", "1", "compute", "20.0", "–", "–", "–", "failed [2]", "–"),
+    )
+    assert table.bold == {(0, 8)}
+    assert table.notes[0].startswith("[1] no clear winner: intervals overlap")
+
+
+def test_one_backend_has_nobody_beside_it():
+    assert tables.by_backend(rows_of(ok(case()))) == []
+
+
+def test_simulated_latencies_win_nothing_and_are_labelled():
+    found = rows_of(ok(case(backend="simulated"), ms=1), ok(case(), ms=5))
+    assert tables.by_backend(found) == []
+    for table in (*tables.by_batch(found), *tables.latency(found), *tables.details(found)):
+        assert "simulated: no runtime; its latencies are made up" in table.notes
+
+
+def test_a_line_without_any_number_has_no_winner():
+    (table,) = tables.by_backend(rows_of(bad(case()), bad(case(backend="paddle"))))
+    assert not table.bold
+
+
+# Metrics
+
+
+def test_metrics_hold_counted_and_published_figures_apart():
+    engine = Artifact("openvino", "model.xml", "cd" * 32, 2_058_520)
+    (table,) = tables.metrics(
+        rows_of(ok(case()), ok(case(backend="openvino"), artifact=engine), bad(case("DPN92"), "unavailable")), CARDS
+    )
+    assert table.rows[0] == (
+        "MobileNetV1_x0_25", "0.514", "0.755", "0.0410", "0.0821", "0.470",
+        "0.07 (2xMACs) [1]", "0.46", "1.93–2.06", "1.9", "MobileNetV1.md:49",
+    )  # fmt: skip
+    assert table.rows[1][6:9] == ("12.54 (2xMACs) [1]", "36.29 [1]", "–")
+    assert table.notes[0] == "[1] more than 3% from our count, in the convention named"
+    assert "latency is measured with random weights: accuracy is the published one of the same network" in table.notes
+
+
+def test_a_convention_nobody_knows_is_not_judged():
+    card = msgspec.structs.replace(CARDS["DPN92"], published=Published(flops_g=1.0, flops_convention="unclear"))
+    (table,) = tables.metrics(rows_of(ok(case("DPN92"))), {"DPN92": card})
+    assert column(table, "published GFLOPs") == ["1 (unclear)"]
+
+
+def test_a_model_of_ones_own_and_weights_of_ones_own():
+    (table,) = tables.metrics(rows_of(ok(case("mine")), ok(case("DPN92"), weights="/home/me/tuned.pdparams")), CARDS)
+    assert column(table, "model") == ["DPN92", "mine"]
+    assert column(table, "top-1") == ["–", "–"]
+    assert "weights of tuned.pdparams have no published accuracy" in table.notes
+    assert not any("random" in note for note in table.notes)
+
+
+def test_a_model_on_two_devices_is_one_line():
+    (table,) = tables.metrics(rows_of(ok(case("DPN92")), ok(case()), ok(case("DPN92", device="t4"))), CARDS)
+    assert column(table, "model") == ["MobileNetV1_x0_25", "DPN92"]
+
+
+# Long tables
+
+
+def test_details_of_a_sound_and_of_a_failed_case():
+    sound = [
+        ok(case(), i, 5 + i / 10, validity=("contended",) if i else (), options={"spinning": "on"}) for i in range(5)
+    ]
+    (table,) = tables.details(rows_of(*sound, bad(case(backend="openvino"))))
+    one, other = (dict(zip(table.columns, line, strict=True)) for line in table.rows)
+    assert one["median, ms"] == "5.20 [5.00, 5.40]"
+    assert (one["level"], one["samples"], one["stopped by"]) == ("93.75%", "500 in 5", "budget")
+    assert (one["parity error"], one["validity"], one["run"]) == ("2.5e-06", "contended 4/5", "run1")
+    assert (one["export, ms"], one["build, ms"], one["memory, MB"]) == ("2000", "–", "100")
+    assert other["median, ms"] == "failed [1]"
+    assert {other[name] for name in table.columns[6:-1]} == {"–"}
+    assert "median: of the processes' medians; [low, high] covers it with 93.75% from 5 processes" in table.notes
+    assert "onnxruntime ran with spinning=on" in table.notes
+    assert len(table.align) == len(table.columns)
+
+
+def test_every_table_is_rectangular_and_names_its_interval():
+    found = rows_of(ok(case(), intervals=("compute", "end_to_end")), bad(case(backend="paddle")), ok(case(device="t4")))
+    for table in (*tables.default(found, CARDS), *tables.latency(found)):
+        assert {len(line) for line in table.rows} == {len(table.columns)} == {len(table.align)}
+        assert table.title == "Metrics" or "compute" in table.title
+
+
+def test_only_the_wide_tables_need_pandas(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    report = Report(rows_of(ok(case())), CARDS)
+    assert report.latency[0].rows
+    with pytest.raises(UsageError, match=r"pandas is not installed.*pip install pandas"):
+        _ = report.tables
+
+
+def test_pandas_is_not_loaded_before_it_is_needed():
+    code = (
+        "import sys, bench.report; bench.report.formats(); sys.exit('pandas' in sys.modules or 'numpy' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
