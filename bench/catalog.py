@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from bench.errors import UsageError, unknown
+from bench.errors import EXPORT_AGAIN, UsageError, unknown
 from bench.schema import Frozen, Precision
 
 FILE_FORMATS = {".onnx": "onnx", ".pdmodel": "paddle", ".json": "paddle"}
@@ -215,12 +215,16 @@ def _from_file(path: Path, input_shape: tuple[int, ...]) -> ModelCard:
     file = _inference_model(path) if path.is_dir() else path
     if file.suffix not in FILE_FORMATS:
         raise UsageError(
-            f"cannot tell what model {path} is", f"its suffix is {file.suffix!r}", f"give one of {', '.join(FILE_FORMATS)}"
+            f"cannot tell what model {path} is",
+            f"its suffix is {file.suffix!r}",
+            f"give one of {', '.join(FILE_FORMATS)}",
         )
     if not file.is_file():
         raise UsageError(f"no model file {path}", "there is no such file", "check the path")
-    format = FILE_FORMATS[file.suffix]
-    if format == "paddle" and not file.with_suffix(".pdiparams").is_file():
+    if not file.stat().st_size:
+        raise UsageError(f"no model in {path}", "the file is empty", EXPORT_AGAIN)
+    format_ = FILE_FORMATS[file.suffix]
+    if format_ == "paddle" and not file.with_suffix(".pdiparams").is_file():
         raise UsageError(
             f"no parameters for {path}", f"{file.with_suffix('.pdiparams').name} is not beside it", "put it there"
         )
@@ -230,7 +234,7 @@ def _from_file(path: Path, input_shape: tuple[int, ...]) -> ModelCard:
     if name in cards():
         name = f"{name}@{_digest(file)}"
     # Not resolved: parameters lie beside the link, and what a link of a download cache leads to has no suffix.
-    return ModelCard(name=name, family="own", file=str(file.absolute()), format=format, input_shape=input_shape)
+    return ModelCard(name=name, family="own", file=str(file.absolute()), format=format_, input_shape=input_shape)
 
 
 def _inference_model(folder: Path) -> Path:

@@ -22,32 +22,24 @@ ItemT = TypeVar("ItemT")
 # What an argument may look like
 
 
-class Listed(click.ParamType):
-    """`1,4,8` → (1, 4, 8), each item converted and checked by `convert_item`."""
+def listed(metavar: str, convert: Callable[[str], Any]) -> Callable[[Any], Any]:
+    """`1,4,8` → (1, 4, 8), each item converted and checked by `convert`."""
+    return checked(metavar, lambda text: tuple(convert(item.strip()) for item in text.split(",")))
 
-    def __init__(self, name: str, convert_item: Callable[[str], Any]) -> None:
-        self.name = name
-        self.convert_item = convert_item
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+def checked(metavar: str, convert: Callable[[str], Any]) -> Callable[[Any], Any]:
+    """A type of option: what `convert` makes of its text, whose ValueError says what is wrong with it."""
+
+    def of(value: Any) -> Any:
         if not isinstance(value, str):
             return value
         try:
-            return tuple(self.convert_item(item.strip()) for item in value.split(","))
+            return convert(value.strip())
         except ValueError as error:
-            self.fail(f"{value!r} ({error})", param, ctx)
+            raise click.BadParameter(f"{value!r} ({error})") from error
 
-
-class Converted(Listed):
-    """One value, with a unit or another spelling of its own."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not isinstance(value, str):
-            return value
-        try:
-            return self.convert_item(value.strip())
-        except ValueError as error:
-            self.fail(f"{value!r} ({error})", param, ctx)
+    of.__name__ = metavar
+    return of
 
 
 def positive(text: str) -> int:
@@ -94,10 +86,10 @@ def one_of(*allowed: str) -> Callable[[str], str]:
 
 
 EXPORTED = ("paddle", "onnx", "openvino", "tensorrt", "paddle_lite")
-NUMBERS = Listed("N,N,…", positive)
-PRECISIONS = Listed("PRECISION,…", one_of("fp32", "fp16", "bf16", "int8"))
-INTERVALS = Listed("INTERVAL,…", one_of("compute", "end_to_end"))
-NAMES = Listed("NAME,…", str)
+NUMBERS = listed("N,N,…", positive)
+PRECISIONS = listed("PRECISION,…", one_of("fp32", "fp16", "bf16", "int8"))
+INTERVALS = listed("INTERVAL,…", one_of("compute", "end_to_end"))
+NAMES = listed("NAME,…", str)
 
 
 def flatten(groups: Iterable[Iterable[ItemT]]) -> tuple[ItemT, ...]:
@@ -141,22 +133,22 @@ def with_options(options: list[Callable[[Any], Any]]) -> Callable[[Any], Any]:
 @click.option("--threads", type=NUMBERS, multiple=True, help="[default: the device's]")
 @click.option("--interval", "intervals", type=INTERVALS, default="compute", show_default=True, help="What is timed.")
 @click.option("--set", "assignments", multiple=True, metavar="BACKEND.OPTION=VALUE", help="See bench list backends.")
-@click.option("--budget", type=Converted("TIME", seconds), default="20s", show_default=True, help="For each case.")
+@click.option("--budget", type=checked("TIME", seconds), default="20s", show_default=True, help="For each case.")
 @click.option(
-    "--precision-target", type=Converted("SHARE", share), default="1%", show_default=True, help="Half width to stop at."
+    "--precision-target", type=checked("SHARE", share), default="1%", show_default=True, help="Half width to stop at."
 )
-@click.option("--repetitions", type=Converted("N", positive), help="Fresh processes a case.  [default: as needed]")
-@click.option("--warmup", type=Converted("N", positive), help="Calls before samples count.  [default: until steady]")
-@click.option("--iterations", type=Converted("N", positive), help="Samples a repetition.  [default: by time]")
-@click.option("--timeout", type=Converted("TIME", seconds), default="600s", show_default=True, help="For one worker.")
-@click.option("--memory-limit", type=Converted("SIZE", size), help="For one worker, such as 4GiB.")
+@click.option("--repetitions", type=checked("N", positive), help="Fresh processes a case.  [default: as needed]")
+@click.option("--warmup", type=checked("N", positive), help="Calls before samples count.  [default: until steady]")
+@click.option("--iterations", type=checked("N", positive), help="Samples a repetition.  [default: by time]")
+@click.option("--timeout", type=checked("TIME", seconds), default="600s", show_default=True, help="For one worker.")
+@click.option("--memory-limit", type=checked("SIZE", size), help="For one worker, such as 4GiB.")
 @click.option("--results", type=click.Path(path_type=Path), default="results", show_default=True)
 @click.option("--resume", is_flag=False, flag_value="latest", metavar="[RUN]", help="Go on with a run, or the latest.")
 @click.option("--dry-run", is_flag=True, help="Show the plan only.")
 @click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.option("--quiet", is_flag=True, help="No progress.")
 @click.pass_context
-def run(ctx: click.Context, **options: Any) -> None:
+def run(ctx: click.Context, /, **options: Any) -> None:
     """Plan the cases, export, check parity, measure, and save records."""
     from bench import progress, report, session
 
@@ -270,8 +262,17 @@ def doctor(device: str) -> None:
 
 @bench.command()
 @with_options(MODEL_OPTIONS)
-@click.option("--to", "formats", type=Listed("FORMAT,…", one_of(*EXPORTED)), multiple=True, required=True, help=", ".join(EXPORTED))
-@click.option("--output", type=click.Path(path_type=Path), default="exported", show_default=True, help="Folder to fill.")
+@click.option(
+    "--to",
+    "formats",
+    type=listed("FORMAT,…", one_of(*EXPORTED)),
+    multiple=True,
+    required=True,
+    help=", ".join(EXPORTED),
+)
+@click.option(
+    "--output", type=click.Path(path_type=Path), default="exported", show_default=True, help="Folder to fill."
+)
 @click.option("--quiet", is_flag=True, help="No progress.")
 def export(models: Any, families: Any, input_shape: Any, weights: str, formats: Any, output: Path, quiet: bool) -> None:
     """Artifacts only: models in the formats of --to."""
@@ -284,7 +285,9 @@ def export(models: Any, families: Any, input_shape: Any, weights: str, formats: 
 
 @bench.command()
 @click.option("--format", "format_", default="markdown", show_default=True, metavar="NAME")
-@click.option("--results", type=click.Path(path_type=Path), default="results", show_default=True, help="Folder or file.")
+@click.option(
+    "--results", type=click.Path(path_type=Path), default="results", show_default=True, help="Folder or file."
+)
 @click.option("--family", help="Only this family.")
 @click.option("--device", help="Only this device.")
 @click.option("--model", help="Only this model.")
@@ -325,7 +328,9 @@ def show_plan(plan: "Plan", request: "Request", format_: str) -> None:
     for left in plan.left_out:
         click.echo(f"{left.case.key}  {left.status}: {left.reason}")
     minutes = plan.estimate_s(request.settings) / 60
-    click.echo(f"{len(plan.cases)} cases to measure, {len(plan.left_out)} left out; about {minutes:.0f} minutes at most")
+    click.echo(
+        f"{len(plan.cases)} cases to measure, {len(plan.left_out)} left out; about {minutes:.0f} minutes at most"
+    )
 
 
 def tally(records: "Iterable[Record]") -> str:

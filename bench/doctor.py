@@ -63,7 +63,11 @@ def _said(answer: Any) -> str:
 
 def _advice(description: Mapping[str, Any]) -> Iterator[str]:
     advice = environment.advice(description)
-    yield f"noise: {len(advice)} things make this machine noisy" if advice else "noise: nothing found against this machine"
+    yield (
+        f"noise: {len(advice)} things make this machine noisy"
+        if advice
+        else "noise: nothing found against this machine"
+    )
     yield from (f"  - {line}" for line in advice)
     if os.environ.get("CI"):
         yield "  - this is a CI job: compare side by side in one job, never against numbers of another one"

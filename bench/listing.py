@@ -120,7 +120,9 @@ def as_text(rows: list[Row], hidden: frozenset[str] = frozenset()) -> str:
     names = [name for name in rows[0] if name not in hidden]
     lines = [names, *([_cell(row[name]) for name in names] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(names))]
-    return "".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() + "\n" for line in lines)
+    return "".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() + "\n" for line in lines
+    )
 
 
 def _cell(value: Any) -> str:

@@ -1,23 +1,25 @@
 """The child of a comparison: holds one engine open, and times a block of iterations whenever it is told to.
 
-`python -m bench.live_worker order.json 5 6`: it reads commands from one inherited pipe and answers on the other, a line
-of JSON each; standard output belongs to whatever the runtime prints. The pipe's end is the end of the process.
+`python -m bench.live_worker order.json 5` reads commands from the inherited socket 5 and answers on it, a line of JSON
+each; standard output belongs to whatever the runtime prints. Where the socket ends, so does the process.
 
 Of third parties it needs msgspec, NumPy, psutil and the runtime alone, as it also runs in Python environments that hold
-little else (`NEEDED`, asked for by `bench.environments`).
+little else (`bench.pythons` looks for them there).
 """
 
 import gc
 import os
+import signal
+import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import msgspec
 
-from bench import backends, parity, stats, telemetry, timing
+from bench import backends, parity, stats, timing
 from bench.backends import Setup
 from bench.child import TroubleStatus, confine, infer, peak_memory_bytes, trouble
 from bench.errors import Failed, Unsupported
@@ -27,10 +29,7 @@ if TYPE_CHECKING:
     from bench.backends import Arrays, BaseBackend, Session
     from bench.timing import Clock, Run
 
-NEEDED = ("msgspec", "numpy", "psutil")
-
-
-# What is said over the pipes
+# What is said over the socket
 
 
 class Injection(Frozen, frozen=True):
@@ -44,7 +43,8 @@ class LiveOrder(Frozen, frozen=True):
     """What a live worker opens. `source` is the engine, or with `build` what an engine is first made from in `folder`.
 
     The outputs for the reference's inputs are left in the file `outputs`, and compared with those in `others`, the
-    other side's, unless that is "". `reference` is "" for a backend that computes nothing.
+    other side's, unless that is "". `reference` is "" for a backend that computes nothing. With `rest` the process
+    stops itself (SIGSTOP) after each answer, and the next command comes with a SIGCONT.
     """
 
     setup: Setup
@@ -56,6 +56,7 @@ class LiveOrder(Frozen, frozen=True):
     outputs: str = ""
     others: str = ""
     inject: Injection | None = None
+    rest: bool = False
     cpus: tuple[int, ...] = ()
     memory_limit_bytes: int | None = None
 
@@ -241,8 +242,8 @@ _commands = msgspec.json.Decoder(AnyCommand)
 _encode = msgspec.json.Encoder().encode
 
 
-def serve(order: LiveOrder, commands: BinaryIO, answers: BinaryIO) -> None:
-    """Opens, then obeys until the pipe ends. Whatever is raised is said, and ends it."""
+def serve(order: LiveOrder, commands: Iterable[bytes], answers: BinaryIO) -> None:
+    """Opens, then obeys until the commands end. Whatever is raised is said, and ends it."""
     try:
         confine(order)
         player, ready = opened(order)
@@ -250,21 +251,31 @@ def serve(order: LiveOrder, commands: BinaryIO, answers: BinaryIO) -> None:
         gc.collect()
         gc.disable()
         _say(answers, ready)
+        _rest(order)
         for line in commands:
             command = _commands.decode(line)
             _say(answers, player.block(command.iterations) if isinstance(command, Block) else player.warm_up())
+            _rest(order)
     except Exception as error:  # a vendor's bug is a result, too
         _say(answers, Stuck(**trouble(error)._asdict()))
 
 
 def _say(answers: BinaryIO, reply: AnyReply) -> None:
     answers.write(_encode(reply) + b"\n")
+    answers.flush()
+
+
+def _rest(order: LiveOrder) -> None:
+    """Stops all threads. By ourselves: on a busy machine milliseconds pass until the parent gets a CPU to do it, and
+    a spinning pool would burn them."""
+    if order.rest:
+        os.killpg(os.getpgrp(), signal.SIGSTOP)
 
 
 def main() -> None:
-    order_file, commands, answers = sys.argv[1:]
+    order_file, wire = sys.argv[1:]
     order = msgspec.json.decode(Path(order_file).read_bytes(), type=LiveOrder)
-    with os.fdopen(int(commands), "rb") as hears, os.fdopen(int(answers), "wb", buffering=0) as says:
+    with socket.socket(fileno=int(wire)) as parent, parent.makefile("rb") as hears, parent.makefile("wb") as says:
         serve(order, hears, says)
         sys.stdout.flush()
         sys.stderr.flush()

@@ -13,12 +13,16 @@ if TYPE_CHECKING:
     Arrays = list[Array]
 
 IMAGES = 8
-LEAST_COSINE = 0.3
-LEAST_DIFFERENCE = 0.1
 SEED = 20260101
-# Largest admissible error as a share of the reference's range. fp32 leaves room for another order of summation;
-# bf16 and fp16 for one rounding (2^-8, 2^-11) in each of some fifty layers that partly cancel.
-TOLERANCES: dict[Precision, float] = {"fp32": 3e-4, "fp16": 2.5e-2, "bf16": 2e-1, "int8": 2e-1}
+# Largest admissible error as a share of the reference's range. Measured with random weights on all 60 networks of the
+# zoo, on an AMD EPYC with AVX512_BF16, batch 1: in fp32 1.3e-6 to 6.1e-6 (Paddle 3.3 with oneDNN, ONNX Runtime 1.31,
+# OpenVINO 2026.4), in bf16 0.013 to 0.061 (OpenVINO) and as much in Paddle's bf16 (0.016 to 0.054), so that it is the
+# type's error and not one runtime's. It goes with the rounding: fp16 and TF32 round 8 times finer than bf16, so 0.008
+# is expected at most, and TF32 that passes for fp32 is found out by 0.0016 at least. They and int8 are not measured.
+TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1, "int8": 2e-1}
+# Of what tells images apart. On the same networks 0.984 at least, in bf16; -0.03 at most where each output was that of
+# the next image, and 0 where all were that of the first.
+LEAST_COSINE = 0.5
 
 
 def images(shape: tuple[int, ...]) -> "Array":
@@ -85,11 +89,11 @@ def _span(array: "Array") -> float:
 
 
 def _cosine(got: "Array", ref: "Array", tolerance: float) -> float:
-    """Of both less their mean over the images; 1 where the reference itself hardly tells the images apart."""
+    """Of both less their mean over the images; 1 where the reference tells them apart by less than is admissible."""
     import numpy as np
 
     got, wanted = got - got.mean(axis=0), ref - ref.mean(axis=0)
-    if np.abs(wanted).max() < LEAST_DIFFERENCE * tolerance * _span(ref):
+    if np.abs(wanted).max() < tolerance * _span(ref):
         return 1.0
     return float((got * wanted).sum() / max(np.linalg.norm(got) * np.linalg.norm(wanted), np.finfo(float).tiny))
 

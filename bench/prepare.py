@@ -74,7 +74,7 @@ def network_files(network: str) -> list[Path]:
 
 
 def thread_environment(threads: int) -> dict[str, str]:
-    """Every pool that reads an environment variable gets the size that was asked for, whatever the user's shell says."""
+    """Every pool that reads an environment variable gets the size asked for, whatever the user's shell says."""
     return {**dict.fromkeys(THREAD_VARIABLES, str(threads)), "POLYGRAPHY_AUTOINSTALL_DEPS": "0"}
 
 
@@ -116,11 +116,11 @@ class Workshop:
         assert isinstance(answer, expected), f"{type(job).__name__} was answered by {type(answer).__name__}"
         return answer
 
-    def source(self, card: ModelCard, format: str) -> Artifact:
-        """The model in `format`, "paddle" or "onnx". Raises Unsupported where no conversion leads there."""
-        if card.file and card.format == format:
+    def source(self, card: ModelCard, format_: str) -> Artifact:
+        """The model in a format, "paddle" or "onnx". Raises Unsupported where no conversion leads there."""
+        if card.file and card.format == format_:
             return _own(card)
-        if format == "paddle":
+        if format_ == "paddle":
             if not card.network:
                 raise Unsupported(f"nothing converts {card.format} to Paddle")
             return self._paddle(card)
@@ -198,9 +198,9 @@ class Workshop:
 
     def reference(self, card: ModelCard) -> Artifact:
         """Inputs, and the outputs of the reference runtime of the model's own format."""
-        format = card.format or "paddle"
-        backend = backends.get(REFERENCES[format])
-        source = self.source(card, format)
+        format_ = card.format or "paddle"
+        backend = backends.get(REFERENCES[format_])
+        source = self.source(card, format_)
         batch_size = self.fixed_batch(card) or 1
         parts = {
             "source": source.sha256,
@@ -269,7 +269,7 @@ class Workshop:
 def _single_image(card: ModelCard, inputs: tuple[Input, ...]) -> Input:
     name = Path(card.file).name
     if len(inputs) != 1:
-        names = ", ".join(input.name for input in inputs)
+        names = ", ".join(given.name for given in inputs)
         raise Unsupported(f"{name} is no image classifier", f"it has {len(inputs)} inputs: {names}")
     if inputs[0].type != "float32" or len(inputs[0].shape) < 2:
         raise Unsupported(f"{name} is no image classifier", f"its input is {inputs[0].type} {inputs[0].shape}")

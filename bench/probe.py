@@ -1,4 +1,4 @@
-"""The compute probe: a fixed piece of arithmetic, timed beside the inferences to tell how fast the machine is just then.
+"""The compute probe: a fixed piece of arithmetic, timed beside inferences to tell how fast the machine is just then.
 
 Matrix products of 64 x 64 in single precision: their 48 KiB stay in the innermost caches, whereas a memory probe
 differs by 9 % between two processes of one program and so measures its own layout. OpenBLAS does products of this size

@@ -111,10 +111,8 @@ def _wait(worker: "subprocess.Popen[bytes]", timeout_s: float) -> bool:
 
 def _end(worker: "subprocess.Popen[bytes]") -> None:
     """Nothing of the worker's session outlives it, children included."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(worker.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     worker.wait()
 
 
@@ -130,6 +128,9 @@ def _cause(returncode: int, order: Order) -> str:
 
 
 def _tail(log: Path) -> str:
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - LOG_TAIL_BYTES))
-        return file.read().decode(errors="replace")
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - LOG_TAIL_BYTES))
+            return file.read().decode(errors="replace")
+    except OSError:  # whoever cleared the cache took it away
+        return ""

@@ -73,7 +73,9 @@ class Tally:
             return False
         medians = [stats.median(_main_samples(record)) for record in self.records]
         spent_s = sum(record.telemetry.get("spent_ns", 0) for record in self.records) / 1e9
-        return done >= MOST_REPETITIONS or spent_s >= settings.budget_s or stats.enough(medians, settings.precision_target)
+        return (
+            done >= MOST_REPETITIONS or spent_s >= settings.budget_s or stats.enough(medians, settings.precision_target)
+        )
 
 
 def _main_samples(record: Record) -> tuple[int, ...]:

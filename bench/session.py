@@ -20,7 +20,6 @@ from bench.runner import Progress, Runner
 from bench.schema import Artifact, Record, Settings
 from bench.store import Header, NoRun, Run, RunFile
 
-
 NO_MODEL = UsageError("no model was named", "", "name one with --model or --family; see: bench list models")
 
 
@@ -60,7 +59,9 @@ def why_missing(backend: BaseBackend, cards: list[ModelCard]) -> str:
     exported = any(card.network or card.format != backend.source for card in cards)
     needed = EXPORTERS.get(backend.source, ()) if exported else ()
     absent = [module for module in needed if importlib.util.find_spec(module) is None]
-    return f"{', '.join(absent)} is not installed, which exports models for it; pip install 'bench[cpu]'" if absent else ""
+    return (
+        f"{', '.join(absent)} is not installed, which exports models for it; pip install 'bench[cpu]'" if absent else ""
+    )
 
 
 def header_for(request: Request, description: dict[str, Any], command: tuple[str, ...], run_id: str) -> Header:
@@ -100,7 +101,9 @@ def resume(earlier: Run, command: tuple[str, ...], progress: Progress) -> Outcom
     here, there = environment.machine_class(description), environment.machine_class(first.environment)
     if here != there:
         raise UsageError(
-            f"run {first.run_id} was started on another machine", f"class {there}, this one is {here}", "start a new run"
+            f"run {first.run_id} was started on another machine",
+            f"class {there}, this one is {here}",
+            "start a new run",
         )
     planned = make_plan(request, description)
     workshop = _workshop(request, progress)
@@ -201,28 +204,28 @@ def export(
     cards = catalog.select(models, families, input_shape)
     if not cards:
         raise NO_MODEL
-    makers = {format: _maker(format, cards) for format in formats}
+    makers = [_maker(name, cards) for name in formats]
     request = Request(settings=Settings(weights=weights))
     workshop = _workshop(request, progress)
     for card in cards:
-        for make in makers.values():
+        for make in makers:
             artifact = make(workshop, card)
             yield _copy(Path(artifact.path), output / card.name)
 
 
-def _maker(format: str, cards: list[ModelCard]) -> Callable[[Workshop, ModelCard], Artifact]:
-    """How an artifact of `format` is made: a conversion, or the engine of the backend that builds such."""
-    if format in EXPORTERS:
-        source = backends.get(REFERENCES[format])
+def _maker(format_: str, cards: list[ModelCard]) -> Callable[[Workshop, ModelCard], Artifact]:
+    """How an artifact of `format_` is made: a conversion, or the engine of the backend that builds such."""
+    if format_ in EXPORTERS:
+        source = backends.get(REFERENCES[format_])
         if missing := why_missing(source, cards):
-            raise Unavailable(f"cannot export to {format}", missing)
-        return lambda workshop, card: workshop.source(card, format)
+            raise Unavailable(f"cannot export to {format_}", missing)
+        return lambda workshop, card: workshop.source(card, format_)
     for name in backends.names():
-        if backends.get(name).engine == format:
+        if backends.get(name).engine == format_:
             if missing := why_missing(backends.get(name), cards):
-                raise Unavailable(f"cannot export to {format}", missing)
+                raise Unavailable(f"cannot export to {format_}", missing)
             return lambda workshop, card: workshop.engine(card, name)
-    raise Unavailable(f"cannot export to {format}", "this bench has no backend for it yet", "see: bench list backends")
+    raise Unavailable(f"cannot export to {format_}", "this bench has no backend for it yet", "see: bench list backends")
 
 
 def _copy(file: Path, folder: Path) -> Path:
@@ -232,5 +235,7 @@ def _copy(file: Path, folder: Path) -> Path:
         for path in model_files(file):
             shutil.copy2(path, folder / path.name)
     except OSError as error:
-        raise UsageError(f"cannot write {folder}", error.strerror or str(error), "name another with --output DIR") from error
+        raise UsageError(
+            f"cannot write {folder}", error.strerror or str(error), "name another with --output DIR"
+        ) from error
     return folder / file.name

@@ -11,10 +11,11 @@ import secrets
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Self, TypeVar
 
 import msgspec
 
+from bench.compared import Comparison, PairRecord
 from bench.errors import BenchError, UsageError
 from bench.schema import SCHEMA, Frozen, Record
 
@@ -37,6 +38,18 @@ class Line(Record, frozen=True, kw_only=True, omit_defaults=False, tag_field="ki
     """A record as it stands in a file: every field, above all the schema, which no later default may change."""
 
 
+class PairLine(PairRecord, frozen=True, kw_only=True, tag_field="kind", tag="pair"):
+    """An attempt at a live pair, as `bench compare` leaves it in a file."""
+
+
+class ComparisonLine(Comparison, frozen=True, kw_only=True, tag_field="kind", tag="comparison"):
+    """The verdict of `bench compare` on a case, as it stands in a file."""
+
+
+AnyLine = Header | Line | PairLine | ComparisonLine
+PlainT = TypeVar("PlainT", Record, PairRecord, Comparison)
+
+
 class NoRun(UsageError):
     """A file without a readable header: a run that never began, or none at all."""
 
@@ -48,6 +61,8 @@ class Run(msgspec.Struct, frozen=True):
     headers: tuple[Header, ...]
     records: tuple[Record, ...]
     damaged: int = 0
+    pairs: tuple[PairRecord, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
 
     @property
     def run_id(self) -> str:
@@ -62,7 +77,7 @@ class _Version(msgspec.Struct):
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 _encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(Header | Line)
+_decoder = msgspec.json.Decoder(AnyLine)
 
 
 def now() -> str:
@@ -108,9 +123,7 @@ class RunFile:
         except BlockingIOError as error:
             raise UsageError(f"run {header.run_id} is still going", str(path), "wait for it, or stop it") from error
         except OSError as error:
-            raise UsageError(
-                f"cannot write {path}", error.strerror or str(error), "check its permissions"
-            ) from error
+            raise UsageError(f"cannot write {path}", error.strerror or str(error), "check its permissions") from error
 
     @classmethod
     def _open(cls, path: Path, header: Header) -> Self:
@@ -137,7 +150,19 @@ class RunFile:
                 "make room, then go on with: bench run --resume",
             ) from error
 
-    def _write(self, line: Header | Line) -> None:
+    def keep(self, found: PairRecord | Comparison) -> None:
+        """On disk when this returns, like `append`."""
+        line = PairLine if isinstance(found, PairRecord) else ComparisonLine
+        try:
+            self._write(line(**msgspec.structs.asdict(found)))
+        except OSError as error:
+            raise BenchError(
+                f"cannot save a pair of {found.key} to {self.path}",
+                error.strerror or str(error),
+                "make room, and compare again",
+            ) from error
+
+    def _write(self, line: AnyLine) -> None:
         rest = memoryview(_encode(line))
         end = os.fstat(self._file.fileno()).st_size
         try:
@@ -164,13 +189,18 @@ class RunFile:
         self.close()
 
 
-def _encode(line: Header | Line) -> bytes:
+def _encode(line: AnyLine) -> bytes:
+    """Raises UsageError, or BenchError, for what could not be read again: JSON has no infinity, for one."""
     try:
-        return _encoder.encode(line) + b"\n"
+        data = _encoder.encode(line) + b"\n"
+        _decoder.decode(data)
     except UnicodeEncodeError as error:
         raise UsageError(
             "cannot save a name that is not valid UTF-8", f"found in {error.object!r}", "rename the file or folder"
         ) from error
+    except msgspec.DecodeError as error:
+        raise BenchError("cannot save what could not be read again", str(error), "this is a bug of bench") from error
+    return data
 
 
 def _torn(path: Path) -> bool:
@@ -188,8 +218,7 @@ def read(path: Path) -> Run:
 
     Raises UsageError for a file that can't be opened or was written by a newer bench, NoRun for one without a header.
     """
-    headers: list[Header] = []
-    records: list[Record] = []
+    lines: list[AnyLine] = []
     damaged = 0
     try:
         data = path.read_bytes()
@@ -205,13 +234,23 @@ def read(path: Path) -> Run:
             damaged += 1
             continue
         _refuse_newer(line.schema, path, number)
-        if isinstance(line, Header):
-            headers.append(line)
-        else:
-            records.append(Record(**msgspec.structs.asdict(line)))
+        lines.append(line)
+    headers = tuple(line for line in lines if isinstance(line, Header))
     if not headers:
         raise NoRun(f"{path} holds no run", "no header line can be read", "name a file that bench run wrote")
-    return Run(path=path, headers=tuple(headers), records=tuple(records), damaged=damaged)
+    return Run(
+        path=path,
+        headers=headers,
+        records=_plain(Record, lines),
+        damaged=damaged,
+        pairs=_plain(PairRecord, lines),
+        comparisons=_plain(Comparison, lines),
+    )
+
+
+def _plain(kind: type[PlainT], lines: Iterable[AnyLine]) -> tuple[PlainT, ...]:
+    """The lines of one kind, no longer as they stand in a file."""
+    return tuple(kind(**msgspec.structs.asdict(line)) for line in lines if isinstance(line, kind))
 
 
 def _version(raw: bytes) -> int:

@@ -5,17 +5,22 @@ import time
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 
 from bench import stats
 from bench.schema import Samples, Settings, Telemetry
 
 Clock = Callable[[], int]
 Run = Callable[[], object]
+#: whether to stop, from the number of calls and the sum of their latencies in ns
+Until = Callable[[int, int], bool]
 
 # A repetition samples for a tenth of the case's budget: five repetitions, half of each for start-up and warm-up.
 SHARE_OF_BUDGET = 0.1
 LEAST_ITERATIONS = 5
 MOST_ITERATIONS = 2000
+# A clock that stands still, or a call of nothing, would never be warm: `stats` counts in time alone.
+MOST_WARMUP_CALLS = 200_000
 
 try:
     import resource
@@ -44,7 +49,7 @@ def quiet_collector() -> Iterator[None]:
             gc.enable()
 
 
-def sample(run: Run, clock: Clock, until: Callable[[int, int], bool]) -> tuple[list[int], Telemetry]:
+def sample(run: Run, clock: Clock, until: Until) -> tuple[list[int], Telemetry]:
     """Calls `run` until `until(calls, total_ns)` holds: a latency in ns for each call, and the counters beside it."""
     samples = array("q")
     counted = array("q", counters())
@@ -62,7 +67,7 @@ def sample(run: Run, clock: Clock, until: Callable[[int, int], bool]) -> tuple[l
 def _telemetry(counted: "array[int]") -> Telemetry:
     """Differences from call to call. A column of zeros, the usual case, is left empty."""
     columns = [counted[start::4].tolist() for start in range(4)]
-    steps = [tuple(new - old for old, new in zip(column, column[1:], strict=False)) for column in columns]
+    steps = [tuple(new - old for old, new in pairwise(column)) for column in columns]
     cpu, switches, minor, major = (step if any(step) else () for step in steps)
     return Telemetry(cpu_ns=cpu, involuntary_switches=switches, minor_faults=minor, major_faults=major)
 
@@ -73,30 +78,32 @@ def warm_up(run: Run, settings: Settings, clock: Clock) -> tuple[list[int], bool
     Returns the samples in ns, and whether it became steady before it was given up.
     """
     if settings.warmup is not None:
-        wanted = settings.warmup
-        return sample(run, clock, lambda calls, _: calls >= wanted)[0], True
+        return sample(run, clock, _after(settings.warmup))[0], True
     samples: list[int] = []
     faults: list[int] = []
     while True:
-        size = stats.window(samples) if samples else 1
-        more, telemetry = sample(run, clock, lambda calls, _, size=size: calls >= size)
+        size = min(stats.window(samples), MOST_ITERATIONS) if samples else 1
+        more, telemetry = sample(run, clock, _after(size))
         samples += more
         faults += telemetry.minor_faults or [0] * len(more)
         if stats.steady(samples, faults):
             return samples, True
-        if stats.given_up(samples):
+        if stats.given_up(samples) or len(samples) >= MOST_WARMUP_CALLS:
             return samples, False
+
+
+def _after(wanted: int) -> Until:
+    return lambda calls, _: calls >= wanted
+
+
+def _spent(budget_s: float) -> Until:
+    span = budget_s * SHARE_OF_BUDGET * 1e9
+    return lambda calls, total: calls >= LEAST_ITERATIONS and (total >= span or calls >= MOST_ITERATIONS)
 
 
 def measure(run: Run, settings: Settings, clock: Clock) -> Samples:
     """Warms up, then samples one interval in this process."""
-    wanted, span = settings.iterations, settings.budget_s * SHARE_OF_BUDGET * 1e9
-
-    def until(calls: int, total: int) -> bool:
-        if wanted is not None:
-            return calls >= wanted
-        return calls >= LEAST_ITERATIONS and (total >= span or calls >= MOST_ITERATIONS)
-
+    until = _spent(settings.budget_s) if settings.iterations is None else _after(settings.iterations)
     with quiet_collector():
         warmup, steady = warm_up(run, settings, clock)
         samples, telemetry = sample(run, clock, until)

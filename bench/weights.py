@@ -23,17 +23,17 @@ T = TypeVar("T")
 
 # Calibration. More images would fit the statistics better and take longer; parity looks at eight, too.
 IMAGES = 8
-# Batch norm shifts by about 0.75 of a standard deviation, as in trained networks most units are active for most
-# images. With a shift of 0, half of all signs flip somewhere and a deep chain is chaotic: rounding the weights of some
-# networks to fp16 then moves outputs by a tenth of their range, and a sound fp16 engine could not pass parity.
+# Batch norms shift by 0.75 of a standard deviation, so that three in four units are active. With no shift deep chains
+# are chaotic: rounding the weights of some networks to fp16 moves outputs by a tenth of their range, and a sound fp16
+# engine could not pass parity. With a shift of 1, images have too much in common.
 NORM_SHIFT = 0.75
 # No two channels are alike, so that a fusion or a converter which mixes up or forgets a factor or a bias shows.
 SPREAD = 0.1
 # Root mean square of a layer that no batch norm follows. Such layers compute gates; at 0.5, sigmoids and their
 # piecewise linear cousins neither shut channels off for good nor let everything pass.
 GATE_RMS = 0.5
-# What all images have in common in the logits may vary this many times as much as what tells them apart.
-COMMON_SHARE = 2.0
+# How far from the mean all images together may move a logit, in standard deviations of what tells images apart.
+MOST_COMMON = 4.0
 
 MAX_BYTES = 8 << 30
 # A parameter takes some forty operations. The limit keeps a file of nothing but empty lists from filling memory.
@@ -203,15 +203,17 @@ def _has_kernel_and_bias(layer: Any) -> bool:
 def _spread_logits(head: Any, logits: "Array") -> None:
     """Scales the last layer so that `logits`, (images, classes), have a standard deviation of 1 and top-1 varies.
 
-    Noise images have much in common after pooling, and the class it favours would win for all of them. Its bias
-    takes that away as far as needed and no further: doing so magnifies rounding errors, too.
+    Noise images have much in common after pooling, and the class it favours would win for all of them. The bias
+    cuts its peaks, so that many classes are level. To remove it altogether would magnify rounding errors, too.
     """
-    common = logits.mean(axis=0)
-    kept = min(1.0, COMMON_SHARE * float((logits - common).std()) / float(common.std()))
-    removed = (1 - kept) * common
-    factor = 1 / float((logits - removed).std())
+    import numpy as np
+
+    common = logits.mean(axis=0) - logits.mean()
+    limit = MOST_COMMON * (logits - logits.mean(axis=0)).std()
+    excess = common - np.clip(common, -limit, limit)
+    factor = 1 / float((logits - excess).std())
     head.weight.set_value(head.weight.scale(factor))
-    head.bias.set_value((head.bias.numpy() - removed) * factor)
+    head.bias.set_value((head.bias.numpy() - excess) * np.float32(factor))
 
 
 # Weights from a file: do they fit?

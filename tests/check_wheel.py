@@ -28,7 +28,9 @@ def main(wheel: Path) -> None:
 
 def _list(bench: Path, what: str, folder: str) -> list[str]:
     command = [str(bench), "list", what, "--format", "json"]
-    printed = subprocess.run(command, cwd=folder, env={"PATH": "/usr/bin:/bin", "HOME": folder}, capture_output=True, check=True)
+    printed = subprocess.run(
+        command, cwd=folder, env={"PATH": "/usr/bin:/bin", "HOME": folder}, capture_output=True, check=True
+    )
     return sorted(row["name"] for row in json.loads(printed.stdout))
 
 

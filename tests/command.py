@@ -49,6 +49,24 @@ def complaint(process: "subprocess.CompletedProcess[str]", code: int) -> str:
     return process.stderr.removeprefix("bench: ").rstrip("\n")
 
 
+def tiny_onnx(seed: int = 0, batch: "int | str" = "n", inputs: int = 1, kind: str = "float") -> bytes:
+    """A classifier of ten classes for images of 3 by 8 by 8; the others of its inputs are used, too."""
+    import numpy as np
+    from onnx import TensorProto, checker, helper, numpy_helper
+
+    type_ = {"float": TensorProto.FLOAT, "double": TensorProto.DOUBLE}[kind]
+    given = [helper.make_tensor_value_info(f"x{number}", type_, [batch, 3, 8, 8]) for number in range(inputs)]
+    dtype = helper.tensor_dtype_to_np_dtype(type_)
+    weights = np.random.default_rng(seed).standard_normal((192, 10)).astype(dtype)
+    nodes = [helper.make_node("Sum", [value.name for value in given], ["sum"])]
+    nodes += [helper.make_node("Flatten", ["sum"], ["flat"]), helper.make_node("MatMul", ["flat", "w"], ["y"])]
+    result = helper.make_tensor_value_info("y", type_, [batch, 10])
+    graph = helper.make_graph(nodes, "tiny", given, [result], [numpy_helper.from_array(weights, "w")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    checker.check_model(model)
+    return model.SerializeToString()
+
+
 class LittleRoom:
     """A folder into which little can be written: a tiny tmpfs, or where we may not mount, a limit on files' size.
 

@@ -94,7 +94,12 @@ def _run(command: list[str], extra: dict[str, str]) -> str:
         os.sched_setaffinity(0, _cpus())
 
     done = subprocess.run(
-        command, env=os.environ | thread_environment(1) | extra, preexec_fn=pin, capture_output=True, text=True, check=True
+        command,
+        env=os.environ | thread_environment(1) | extra,
+        preexec_fn=pin,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return done.stdout
 
@@ -152,7 +157,9 @@ def main() -> None:
             pairs = rounds(workshop, model, backend, arguments.rounds)
             ratios.append(statistics.median(mine / other for mine, other in pairs))
             mine, other = (statistics.median(column) for column in zip(*pairs, strict=True))
-            print(f"| {backend} | {theirs.__name__} | {model} | {mine:.3f} | {other:.3f} | {ratios[-1]:.3f} |", flush=True)
+            print(
+                f"| {backend} | {theirs.__name__} | {model} | {mine:.3f} | {other:.3f} | {ratios[-1]:.3f} |", flush=True
+            )
         mean = statistics.geometric_mean(ratios)
         worst = max(worst, abs(mean - 1))
         print(f"| {backend} | {theirs.__name__} | geometric mean | | | **{mean:.4f}** |", flush=True)

@@ -150,7 +150,7 @@ def test_a_damaged_entry_is_made_again(cache, maker, file, damage):
     assert Path(made.path).with_suffix(".bin").read_bytes() == bytes(range(256))
 
 
-@pytest.mark.parametrize("path", ["../../../../secret", "a\0b", "", "x" * 5000, ".", "[" * 5000], ids=lambda path: path[:9])
+@pytest.mark.parametrize("path", ["../../../../secret", "a\0b", "", ".", "x" * 5000], ids=lambda path: path[:9])
 def test_a_card_that_lies_is_made_again(cache, maker, path):
     made = cache.get("openvino", PARTS, maker)
     card = entry(cache) / "artifact.json"

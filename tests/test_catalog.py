@@ -98,7 +98,7 @@ def test_nothing_asked_is_nothing():
     ],
 )
 def test_an_unknown_model_suggests_the_nearest(name, nearest):
-    with pytest.raises(UsageError, match=rf"^no model '{name}'; closest: (.*, )?{nearest}(,.*)?; list them with: bench"):
+    with pytest.raises(UsageError, match=rf"^no model '{name}'; closest: (.*, )?{nearest}(,.*)?; list them with: "):
         select(name)
 
 
@@ -163,7 +163,7 @@ def write(folder, *files):
 
 
 @pytest.mark.parametrize(
-    ("files", "asked", "name", "format"),
+    ("files", "asked", "name", "format_"),
     [
         (["net.onnx"], "net.onnx", "net", "onnx"),
         (["net.onnx"], "./net.onnx", "net", "onnx"),
@@ -171,18 +171,18 @@ def write(folder, *files):
         (["net.pdmodel", "net.pdiparams"], "net.pdmodel", "net", "paddle"),
         (["net.json", "net.pdiparams"], "net.json", "net", "paddle"),
         (["resnet/inference.json", "resnet/inference.pdiparams"], "resnet", "resnet", "paddle"),
-        (["resnet/inference.pdmodel", "resnet/inference.pdiparams", "resnet/config.json"], "resnet/", "resnet", "paddle"),
+        (["resnet/net.pdmodel", "resnet/net.pdiparams", "resnet/config.json"], "resnet/", "resnet", "paddle"),
         (["resnet/model.onnx", "resnet/readme.md"], "./resnet", "resnet", "onnx"),
         (["a b/模型 ñ.onnx"], "a b/模型 ñ.onnx", "模型 ñ", "onnx"),
         ([f"{'x' * 240}.onnx"], f"{'x' * 240}.onnx", "x" * 240, "onnx"),
     ],
 )
-def test_a_file_or_folder_is_a_card(folder, files, asked, name, format):
+def test_a_file_or_folder_is_a_card(folder, files, asked, name, format_):
     write(folder, *files)
     (card,) = select(asked, input_shape=(3, 32, 32))
     assert card.name == name
     assert card.family == "own"
-    assert card.format == format
+    assert card.format == format_
     assert card.input_shape == (3, 32, 32)
     assert card.measurable
     assert Path(card.file).is_absolute()
@@ -211,6 +211,7 @@ def test_a_link_keeps_its_suffix_and_its_neighbours(folder):
         ([], "./nowhere/net.pdmodel", "no model file nowhere/net.pdmodel"),
         ([], "./nowhere", "cannot tell what model nowhere is; its suffix is ''; give one of .onnx, .pdmodel, .json"),
         (["net.pt"], "net.pt", "cannot tell what model net.pt is; its suffix is '.pt'; give one of"),
+        (["net.onnx"], "net.onnx", "no model in net.onnx; the file is empty; export the model again"),
         (["net.json"], "net.json", "no parameters for net.json; net.pdiparams is not beside it; put it there"),
         (["net.pdmodel"], "net.pdmodel", "no parameters for net.pdmodel"),
         (["net/readme.md"], "net", "no single inference model in net; found: none; name the file itself"),
@@ -225,6 +226,8 @@ def test_a_link_keeps_its_suffix_and_its_neighbours(folder):
 )
 def test_a_file_that_is_no_model_is_said(folder, files, asked, message):
     write(folder, *files)
+    if "empty" in message:
+        (folder / asked).write_bytes(b"")
     with pytest.raises(UsageError, match=f"^{re.escape(message)}"):
         select(asked)
 

@@ -27,7 +27,10 @@ def workshop(tmp_path_factory):
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
     "card",
-    [pytest.param(card, id=card.name, marks=() if card in SMALLEST.values() else pytest.mark.slow) for card in NETWORKS],
+    [
+        pytest.param(card, id=card.name, marks=() if card in SMALLEST.values() else pytest.mark.slow)
+        for card in NETWORKS
+    ],
 )
 def test_card_passes_parity_on_every_runtime(workshop, card):
     reference = workshop.reference(card)
@@ -36,7 +39,9 @@ def test_card_passes_parity_on_every_runtime(workshop, card):
         backend = backends.get(name)
         options = backends.settle(backend, {})
         engine = workshop.engine(card, name)
-        setup = backends.Setup(Case(card.name, name, "cpu", "fp32", 1, 1), catalog.profile("cpu"), options, card.input_shape)
+        setup = backends.Setup(
+            Case(card.name, name, "cpu", "fp32", 1, 1), catalog.profile("cpu"), options, card.input_shape
+        )
         job = Measure(setup=setup, settings=workshop.settings, engine=engine.path, reference=reference.path)
         answer = workshop.ask(job, thread_environment(1) | backend.environment(options))
         assert isinstance(answer, Measured), f"{name}: {answer}"

@@ -22,7 +22,11 @@ print("loaded", *sorted({heavy!r} & set(sys.modules)))
 
 def loaded_by(*words, cwd):
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT.format(words=words, heavy=HEAVY)], cwd=cwd, capture_output=True, text=True, check=True
+        [sys.executable, "-c", SCRIPT.format(words=words, heavy=HEAVY)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return done.stdout.splitlines()[-1].split()[1:]
 

@@ -203,7 +203,7 @@ def test_a_device_is_known_by_its_name(device, description):
     [
         ("t4", machine(), "a GPU named like NVIDIA Tesla T4", "no NVIDIA GPU beside the CPU AMD EPYC 7B13"),
         ("t4", machine(None), "a GPU named like NVIDIA Tesla T4", "no NVIDIA GPU beside the CPU unknown"),
-        ("t4", machine(XEON_6148, "NVIDIA T400"), "a GPU named like NVIDIA Tesla T4", "found NVIDIA T400 beside the CPU"),
+        ("t4", machine(XEON_6148, "NVIDIA T400"), "a GPU named like NVIDIA Tesla T4", "found NVIDIA T400 beside"),
         ("t4", machine(XEON_6148, "NVIDIA T4G"), "a GPU named like NVIDIA Tesla T4", "found NVIDIA T4G"),
         ("v100", machine(XEON_6148, "Tesla T4", "Tesla P4"), "NVIDIA Tesla V100", "found Tesla T4, Tesla P4 beside"),
         ("xeon-6148", machine(), "a CPU named like Intel Xeon Gold 6148", "found AMD EPYC 7B13"),

@@ -104,7 +104,7 @@ class BaseBackend:
     #: the options of a plain, unoptimised run, for use as the reference of its own format
     plain: ClassVar[Mapping[str, str]] = {}
 
-    def environment(self, options: Mapping[str, str]) -> dict[str, str]:
+    def environment(self, options: Mapping[str, str]) -> dict[str, str]:  # noqa: ARG002 - for those that override it
         """Environment variables that the worker must have before it imports the runtime."""
         return {}
 
@@ -116,7 +116,7 @@ class BaseBackend:
         """What a model of the backend's source format takes. Raises UsageError for a file that can't be read."""
         raise NotImplementedError
 
-    def build(self, source: Path, folder: Path) -> Path:
+    def build(self, source: Path, folder: Path) -> Path:  # noqa: ARG002 - for those that override it
         """Makes the engine from `source` in `folder`; where there is nothing to make, the engine is the source."""
         return source
 
@@ -131,9 +131,11 @@ class BaseBackend:
         if absent := missing(self):
             raise Unavailable(absent)
         try:
-            return [importlib.import_module(name) for name in self.requires][0]
+            for name in reversed(self.requires):
+                module = importlib.import_module(name)
         except Exception as error:  # a library that it lacks, or one that it clashes with
-            raise Unavailable(f"{self.requires[0]} does not load", last_line(error), f"try: {self.install}") from error
+            raise Unavailable(f"{name} does not load", last_line(error), f"mend it with: {self.install}") from error
+        return module
 
     def refuse_precision(self, case: Case) -> None:
         """Raises Unsupported for a precision that the backend never runs; `open` calls it first."""

@@ -65,7 +65,7 @@ class PaddleSession(Session):
         primitives = onednn_primitives(self._predictor.run)
         if primitives is None:
             return {"onednn": "unknown", **echo}
-        types = sorted({TYPES.get(type, type) for _, type in primitives if type})
+        types = sorted({TYPES.get(name, name) for _, name in primitives if name})
         return {
             "onednn": bool(primitives),
             "onednn_primitives": dict(Counter(kind for kind, _ in primitives)),
@@ -153,7 +153,7 @@ def require_whole(parameters: Path) -> None:
     except EOFError:
         end = size + 1
     if end > size:
-        raise Failed(f"{parameters.name} is cut off", f"it ends after {size} bytes, inside a tensor", EXPORT_AGAIN)
+        raise Failed(f"{parameters.name} is damaged", f"its {size} bytes end inside a tensor", EXPORT_AGAIN)
 
 
 # Bytes of a value, by the number that Paddle's VarType gives its type.
@@ -224,7 +224,7 @@ class Backend(BaseBackend):
 
     def inspect(self, source: Path) -> tuple[Input, ...]:
         if source.suffix == ".pdmodel":
-            os.environ["FLAGS_enable_pir_api"] = "0"  # it reads the older format only where the newer one is off
+            os.environ.update(FLAGS_enable_pir_api="0")  # it reads the older format only where the newer one is off
         import paddle
 
         try:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Simulation(Session):
-    """Log-normal latency about `median_us` × batch, optionally with drift, a second speed mode and a heavy tail."""
+    """Log-normal latency about `median_us` times the batch; optional are drift, a second speed mode, a heavy tail."""
 
     def __init__(self, case: Case, options: Mapping[str, str]) -> None:
         self._options = {name: float(value) for name, value in options.items() if name != "fault"}
@@ -47,7 +47,9 @@ class Simulation(Session):
         self._now += max(1, round(self._median_ns * self._factor()))
         self._calls += 1
 
-    end_to_end = run
+    def end_to_end(self) -> "Arrays":
+        self.run()
+        return self.fetch()
 
     def _factor(self) -> float:
         draw, options = self._random, self._options
@@ -135,8 +137,9 @@ class Backend(BaseBackend):
         "fault": tuple(FAULTS),
     }
 
-    def probe(self, device: HardwareProfile) -> str:
+    def probe(self, device: HardwareProfile) -> str:  # noqa: ARG002 - it needs none
         return "simulated"
 
-    def open(self, engine: Path, setup: Setup) -> Session:
+    def open(self, engine: Path, setup: Setup) -> Session:  # noqa: ARG002 - it has none
+        self.refuse_precision(setup.case)
         return Simulation(setup.case, setup.options)

@@ -1,0 +1,294 @@
+"""One live pair: two fresh processes on the same CPUs, timed in turn, block after block, A B B A.
+
+A pair may turn out to be of no use, because a process died or the machine was not the same for both. It is then
+dropped, with the reason on record, and measured anew.
+"""
+
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Literal, Protocol
+
+import msgspec
+
+from bench import stats, store, telemetry, verdict
+from bench.compared import PairRecord, SideRecord
+from bench.duet import Lost, Worker
+from bench.errors import Failed
+from bench.live_worker import Done, Ready, Warm
+from bench.schema import Validity
+from bench.telemetry import Snapshot
+from bench.verdict import Pair, Side
+
+SideName = Literal["A", "B"]
+OTHER: dict[SideName, SideName] = {"A": "B", "B": "A"}
+BLOCK_NS, LONGEST_BLOCK_NS = 25e6, 250e6
+LEAST_BLOCKS = 24
+LEAST_PAIR_NS = 3e9
+# Where both sides together take longer than this to start, a pair lasts longer, by the root of it: Kalibera and Jones,
+# "Rigorous benchmarking in reasonable time" (ISMM 2013).
+LONG_START_NS = 6e9
+#: what happens to a machine, rather than to a side, and makes a pair worthless
+WORTHLESS = telemetry.UNFIT | {"suspended", "clock_step"}
+LOST = Pair(fastest=0.0, middle=0.0, guard=math.inf)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a pair is sampled: so many blocks of each side, with so many iterations in each."""
+
+    blocks: int
+    iterations: int
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try at a pair. `pair` counts as unsound where it was dropped; `lost` says that a worker died or hung."""
+
+    pair: Pair
+    record: PairRecord
+    latency_ns: float = 0.0
+    sampling: Sampling | None = None
+    lost: bool = False
+    log: str = ""
+
+
+class Stage(Protocol):
+    """Where pairs are played: it makes the workers of an attempt.
+
+    `worker` is asked for the side that starts first, and when that one is open for the other; `cpu_clock` says whether
+    CPU time means the same as wall time here.
+    """
+
+    key: str
+    number: int
+    cpu_clock: bool
+    outputs: Literal["same", "any"]
+
+    def cpus(self, attempt: int) -> tuple[int, ...]: ...
+    def worker(self, side: SideName, attempt: int, second: bool) -> AbstractContextManager[Worker]: ...
+
+
+def sampling(latency_ns: float, startup_ns: float = 0.0) -> Sampling:
+    """The plan for iterations of `latency_ns`: blocks of 25 ms and of 5 iterations at least, below 250 ms; an even
+    number of 24 blocks or more, that take 3 s together."""
+    if latency_ns <= verdict.LONG_NS:
+        iterations = max(5, math.ceil(BLOCK_NS / max(latency_ns, 1)))
+    else:
+        iterations = 3 if 3 * latency_ns <= LONGEST_BLOCK_NS else 2
+    wanted_ns = LEAST_PAIR_NS * max(1.0, math.sqrt(startup_ns / LONG_START_NS))
+    blocks = max(LEAST_BLOCKS, math.ceil(wanted_ns / (2 * iterations * max(latency_ns, 1))))
+    return Sampling(blocks=blocks + blocks % 2, iterations=iterations)
+
+
+def leader(attempt: int) -> SideName:
+    """Which side starts and leads the blocks: A B B A over the attempts, so that on two CPUs, which take turns, each
+    side leads on each."""
+    return "B" if (attempt + attempt // 2) % 2 else "A"
+
+
+def play(stage: Stage, attempt: int, plan: Sampling | None = None) -> Attempt:
+    """One attempt at a pair. What it raises is final: the BenchError of a runtime, or Failed where outputs differ."""
+    started_at, start = store.now(), time.perf_counter()
+    first = leader(attempt)
+    game = _Game(stage, attempt, first)
+    try:
+        game.play(plan)
+        dropped, log = "", ""
+    except Lost as error:
+        dropped, log = str(error), error.log
+    blank = PairRecord(
+        key=stage.key,
+        stage=stage.number,
+        attempt=attempt,
+        started_at=started_at,
+        spent_s=round(time.perf_counter() - start, 3),
+        first=first,
+        cpus=stage.cpus(attempt),
+        dropped=dropped,
+    )
+    return Attempt(pair=LOST, record=blank, lost=True, log=log) if dropped else game.attempt(blank)
+
+
+class _Game:
+    """A pair under way."""
+
+    def __init__(self, stage: Stage, attempt: int, first: SideName) -> None:
+        self.stage = stage
+        self.number = attempt
+        self.order: tuple[SideName, SideName] = (first, OTHER[first])
+        self.ready: dict[SideName, Ready] = {}
+        self.warm: dict[SideName, Warm] = {}
+        self.done: dict[SideName, list[Done]] = {"A": [], "B": []}
+
+    def play(self, plan: Sampling | None) -> None:
+        with ExitStack() as stack:
+            start = time.perf_counter_ns()
+            workers = {side: self._opened(stack, side) for side in self.order}
+            self._compare_outputs()
+            startup_ns = time.perf_counter_ns() - start
+            for side in self.order:
+                self.warm[side] = workers[side].warm_up()
+            self.latency_ns = math.sqrt(self.warm["A"].latency_ns * self.warm["B"].latency_ns)
+            self.plan = plan or sampling(self.latency_ns, startup_ns)
+            before = _snapshots(workers.values())
+            self._alternate(workers)
+            after = _snapshots(workers.values())
+            self.facts = telemetry.between(before, after) if before and after else {}
+
+    def _opened(self, stack: ExitStack, side: SideName) -> Worker:
+        try:
+            worker = stack.enter_context(self.stage.worker(side, self.number, second=bool(self.ready)))
+            self.ready[side] = worker.open()
+        except Lost as error:
+            raise Lost(f"side {side}: {error}", error.log) from error
+        return worker
+
+    def _compare_outputs(self) -> None:
+        differs = self.ready[self.order[1]].differs
+        if differs and self.stage.outputs == "same":
+            raise Failed(
+                "the outputs of A and B differ", differs, "mend B, or use --outputs any if they are meant to differ"
+            )
+
+    def _alternate(self, workers: Mapping[SideName, Worker]) -> None:
+        """A B B A: what changes slowly, and the block before, weigh on both sides alike."""
+        for block in range(self.plan.blocks):
+            for side in self.order if block % 2 == 0 else self.order[::-1]:
+                try:
+                    done = workers[side].block(self.plan.iterations, self.latency_ns)
+                except Lost as error:
+                    raise Lost(f"side {side}, block {block + 1}: {error}", error.log) from error
+                self.done[side].append(done)
+
+    def attempt(self, blank: PairRecord) -> Attempt:
+        """What the finished pair comes to."""
+        pair = verdict.pair(*(_side(self.done[side], self.stage.cpu_clock) for side in ("A", "B")))
+        validity = telemetry.validity(self.facts, _counts(self.done["A"] + self.done["B"])) + self._configuration()
+        dropped = why_dropped(pair, validity)
+        record = msgspec.structs.replace(
+            blank,
+            dropped=dropped,
+            blocks=self.plan.blocks,
+            iterations=self.plan.iterations,
+            fastest=pair.fastest,
+            middle=pair.middle,
+            cpu=pair.cpu,
+            guard=pair.guard,
+            a=_side_record(self.ready["A"], self.warm["A"], self.done["A"]),
+            b=_side_record(self.ready["B"], self.warm["B"], self.done["B"]),
+            same=self.ready[self.order[1]].same,
+            facts=_compact(self.facts),
+            validity=validity,
+        )
+        sound = replace(pair, guard=math.inf) if dropped else pair
+        return Attempt(pair=sound, record=record, latency_ns=self.latency_ns, sampling=self.plan)
+
+    def _configuration(self) -> tuple[Validity, ...]:
+        """Where a side was not warm, or ran on other CPUs than both should."""
+        found = [
+            Validity("no_steady_state", f"side {side} was still changing when warm-up was given up")
+            for side, warm in self.warm.items()
+            if not warm.steady
+        ]
+        here = {side: warm.cpus for side, warm in self.warm.items()}
+        if here["A"] != here["B"]:
+            found.append(Validity("other_cpus", f"A may run on CPUs {_list(here['A'])}, B on {_list(here['B'])}"))
+        return tuple(found)
+
+
+def why_dropped(pair: Pair, validity: Sequence[Validity]) -> str:
+    """Why a measured pair does not count, or ""."""
+    reasons = [f"{each.reason}: {each.evidence}" for each in validity if each.reason in WORTHLESS | {"other_cpus"}]
+    if not pair.sound and pair.guard is not None:
+        slower = "B" if pair.guard > 0 else "A"
+        reasons.insert(
+            0, f"the machine was {math.expm1(abs(pair.guard)):.1%} slower for {slower}, by the compute probe"
+        )
+    return "; ".join(reasons)
+
+
+def _snapshots(workers: Iterable[Worker]) -> Snapshot | None:
+    """None for workers that are no processes."""
+    known = [each for worker in workers if (each := worker.snapshot()) is not None]
+    return together(telemetry.snapshot(), known) if known else None
+
+
+def together(own: Snapshot, known: Sequence[Snapshot]) -> Snapshot:
+    """The machine as this process sees it, and the work of the others as if it were that of one process.
+
+    CPU time is that of all, this one's too, so that the rest of what the machine did is not ours.
+    """
+    threads = dict(chain.from_iterable(each.threads.items() for each in known))
+    return msgspec.structs.replace(
+        own,
+        threads=threads,
+        cpu_ns=_sum([own.cpu_ns, *(each.cpu_ns for each in known)]),
+        voluntary_switches=_sum([each.voluntary_switches for each in known]),
+        involuntary_switches=_sum([each.involuntary_switches for each in known]),
+        minor_faults=_sum([each.minor_faults for each in known]),
+        major_faults=_sum([each.major_faults for each in known]),
+    )
+
+
+def _sum(counts: Sequence[int | None]) -> int | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if known and len(known) == len(counts) else None
+
+
+def _side(blocks: Sequence[Done], cpu_clock: bool) -> Side:
+    shots = [block.probe_ns for block in blocks if block.probe_ns is not None]
+    return Side(
+        wall_ns=[block.wall_ns for block in blocks],
+        cpu_ns=[block.telemetry.cpu_ns for block in blocks] if cpu_clock else (),
+        probe_ns=shots,
+    )
+
+
+COUNTED = ("involuntary_switches", "minor_faults", "major_faults")
+
+
+def _counts(blocks: Sequence[Done]) -> dict[str, list[int]]:
+    """The counters of all iterations; a block without any has an empty column."""
+    return {
+        name: [count for block in blocks for count in getattr(block.telemetry, name) or [0] * len(block.wall_ns)]
+        for name in COUNTED
+    }
+
+
+def _side_record(ready: Ready, warm: Warm, blocks: Sequence[Done]) -> SideRecord:
+    settled = [verdict._settled(block.wall_ns) for block in blocks]
+    cpu = [verdict._settled(block.telemetry.cpu_ns) for block in blocks if block.telemetry.cpu_ns]
+    counts = {name: sum(values) for name, values in _counts(blocks).items()}
+    return SideRecord(
+        load_ns=ready.load_ns,
+        first_ns=ready.first_ns,
+        warmup_ns=warm.warmup_ns,
+        steady=warm.steady,
+        block_min_ns=tuple(min(block) for block in settled),
+        block_median_ns=tuple(round(stats.median(block)) for block in settled),
+        probe_ns=tuple(block.probe_ns for block in blocks if block.probe_ns is not None),
+        median_ns=_median(settled),
+        median_cpu_ns=_median(cpu) if cpu else 0,
+        idle_cpu_ns=sum(block.idle_cpu_ns for block in blocks[1:]),
+        peak_memory_bytes=ready.peak_memory_bytes,
+        version=ready.version,
+        effective=ready.effective,
+        parity=ready.parity,
+        **counts,
+    )
+
+
+def _median(blocks: Sequence[Sequence[int]]) -> int:
+    return round(stats.median(list(chain.from_iterable(blocks))))
+
+
+def _compact(facts: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def _list(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers)) or "unknown"
