@@ -1,5 +1,6 @@
 """Everything that is checked: `nox` runs what CI runs, `nox -l` lists the rest."""
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,13 +15,14 @@ SUPPORTED = ("3.11", "3.12", "3.13")
 
 
 def interpreters() -> list[str]:
-    """The supported Pythons of this machine that run, also those that pyenv keeps off the path."""
+    """The supported versions that this machine has; those that pyenv keeps to itself are put on the path."""
     found = []
     for version in SUPPORTED:
-        kept = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))
+        kept = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python{version}"))
         for candidate in (shutil.which(f"python{version}"), *map(str, kept)):
             if candidate and _runs(candidate):
-                found.append(candidate)
+                os.environ["PATH"] = os.pathsep.join([str(Path(candidate).parent), os.environ["PATH"]])
+                found.append(version)
                 break
     return found
 

@@ -176,7 +176,8 @@ class Reading:
             self.warnings[f"left out: {error}"] = None
             return None
         if run.damaged:
-            self.warnings[f"{path}: {run.damaged} lines left out; damaged, or cut off in the middle"] = None
+            lines = "1 line" if run.damaged == 1 else f"{run.damaged} lines"
+            self.warnings[f"{path}: {lines} left out; damaged, or cut off in the middle"] = None
         return run
 
 

@@ -107,13 +107,15 @@ def last_tries(reading: Reading) -> list[Try]:
 
 
 class Suspect(Frozen, frozen=True, kw_only=True):
-    """A REGRESSION by stored numbers, and what the baseline ran with, for a measurement side by side."""
+    """A REGRESSION by stored numbers, for a measurement side by side: `then` and `now` are the runtimes of both."""
 
     quantity: Quantity
     ratio: float
     margin: float
-    packages: dict[str, str]
-    commits: tuple[str, ...]
+    machine: str
+    then: dict[str, str]
+    now: dict[str, str]
+    commits: tuple[str, ...] = ()
 
 
 #: measures a suspect afresh and says what that gave; raises BenchError where the baseline's side can't be run here
@@ -183,9 +185,10 @@ def _refuse_fine(margin: float, matches: Iterable[Matched], error: float) -> Non
     if short:
         case, least = max(short.items(), key=lambda item: item[1])
         needed = f"{math.ceil(least * 1000 - 1e-6) / 10:g}%"
+        others = f"{len(short)} cases need more, and of them " if len(short) > 1 else ""
         raise UsageError(
             f"a margin of {100 * margin:g}% is finer than stored numbers can carry",
-            f"{case} needs {needed}{f', {len(short) - 1} more cases that or less' if len(short) > 1 else ''}",
+            f"{others}{case} needs {needed}",
             f"{COMPARE}, or --margin {needed}",
         )
 
@@ -476,6 +479,8 @@ def _suspect(result: GateResult, match: Matched, baseline: Baseline) -> Suspect:
         quantity=match.entry.quantity,
         ratio=result.ratio or 1.0,
         margin=result.evidence["margin"],
-        packages=baselines.packages(baseline.software.get(match.entry.software, {})),
+        machine=match.entry.machine,
+        then=baselines.packages(baseline.software.get(match.entry.software, {})),
+        now=baselines.packages(match.contender.software),
         commits=tuple(sorted(commit for commit in commits if commit)),
     )

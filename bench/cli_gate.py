@@ -124,16 +124,15 @@ def check(
     from bench import check as checks
 
     refuse_bad_outputs(outputs)
+    folder = Path("results") if results.is_file() else results
     try:
-        if fresh:
-            results = measure(place, results, quiet)
-        reading = baselines.Reading(results)
+        reading = baselines.Reading(measure(place, folder, quiet) if fresh else results)
         tries = checks.last_tries(reading)
         # What is judged must not be part of what it is judged by.
         stored, warnings = baselines.read(place, without={one.record.run_id for one in tries})
         found = checks.contenders(reading, tries, stored.machines)
         _warn([*warnings, *reading.warnings], quiet)
-        judged = checks.check(stored, found, margin, confirmer(confirm, results, quiet), shown_place(place))
+        judged = checks.check(stored, found, margin, confirmer(confirm, folder, quiet), shown_place(place))
     except checks.NoBaseline as error:
         _warn([str(error)], quiet=False)
         sys.exit(publish(checks.without_baseline(error), "" if format_ == "text" else format_, outputs, inconclusive))
@@ -191,12 +190,16 @@ def by_compare(python: str, results: Path, quiet: bool) -> "Confirm":
     """Measures a suspect by `bench compare`, the baseline's side under that Python. Raises UsageError if it is none."""
     import msgspec
 
-    from bench import compare, progress, wording
+    from bench import compare, environment, progress, wording
 
-    packages = packages_under(python)
+    there, here = packages_under(python), packages_under(sys.executable)
+    machine = environment.machine_class(environment.describe())
 
     def confirm(suspect: "Suspect") -> "GateResult":
-        refuse_stranger(python, packages, suspect.packages)
+        if suspect.machine != machine:
+            raise Unavailable("this is not the machine that the baseline is of", "", "confirm it there")
+        refuse_stranger(f"{python} is not the baseline's environment", there, suspect.then)
+        refuse_stranger("this Python is not what the suspect was measured with", here, suspect.now)
         with progress.choose(quiet) as shown:
             suite = compare.compare(asked_of(suspect, python), results, ("bench", *sys.argv[1:]), shown)
         found = wording.result(next(iter(suite.comparisons.values())))
@@ -251,12 +254,12 @@ def packages_under(python: str) -> dict[str, str]:
         raise UsageError(f"{python} does not work as a Python", last_line(error), "name another") from error
 
 
-def refuse_stranger(python: str, found: Mapping[str, str], wanted: Mapping[str, str]) -> None:
-    """Raises Unavailable where that Python holds other runtimes than the baseline: the comparison would be another."""
+def refuse_stranger(what: str, found: Mapping[str, str], wanted: Mapping[str, str]) -> None:
+    """Raises Unavailable where a Python holds other runtimes than were measured: it would be another comparison."""
     from bench import baseline as baselines
 
     if changed := baselines.differences(wanted, found):
-        raise Unavailable(f"{python} is not the baseline's environment", ", ".join(changed), "install what that had")
+        raise Unavailable(what, ", ".join(changed), "install those")
 
 
 # bench baseline

@@ -29,6 +29,7 @@ LONGEST_REPLY_BYTES = 1 << 26
 # Blocks take milliseconds; a machine busy with other things may stretch them a hundredfold, a hang does so for ever.
 LEAST_PATIENCE_S = 20.0
 REST_POLL_S = 1e-4
+DYING_S = 1.0
 # A stopped worker that outlived us would be stopped for ever, and only Linux lets it die with us.
 CAN_REST = sys.platform == "linux" and hasattr(os, "waitid")
 
@@ -198,11 +199,11 @@ class LiveWorker:
         return bool(chunk)
 
     def _lost(self) -> Lost:
-        """How the worker ended. One that closed its socket but lives on is ended here."""
+        """How the worker ended. The socket of a dying process closes a moment before it can be waited for."""
         try:
-            self._process.wait(1.0)  # the socket of a dying process closes a moment before
+            self._process.wait(DYING_S)
         except subprocess.TimeoutExpired:
-            process._end(self._process)
+            return Lost("the worker hung up but went on", self._tail())
         return Lost(process._cause(self._process.returncode, cast(Any, self.order)), self._tail())
 
     def _tail(self) -> str:

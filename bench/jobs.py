@@ -97,7 +97,10 @@ class Folder(Answer, frozen=True, tag="folder"):
 
 
 class Inspected(Answer, frozen=True, tag="inspected"):
+    """`facts` are counts over the graph, where its format has a counter."""
+
     inputs: tuple[Input, ...]
+    facts: dict[str, Any] = {}
 
 
 class Version(Answer, frozen=True, tag="version"):

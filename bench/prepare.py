@@ -97,7 +97,7 @@ class Workshop:
         self.settings = settings
         self.cpus = cpus
         self.say = say
-        self._inspected: dict[str, Input] = {}
+        self._inspected: dict[str, tuple[Input, dict[str, Any]]] = {}
         process.sweep(cache.root / "tmp")
 
     def ask(self, job: AnyJob, environ: Mapping[str, str], cpus: tuple[int, ...] = ()) -> AnyAnswer:
@@ -119,7 +119,7 @@ class Workshop:
     def source(self, card: ModelCard, format_: str) -> Artifact:
         """The model in a format, "paddle" or "onnx". Raises Unsupported where no conversion leads there."""
         if card.file and card.format == format_:
-            return _own(card)
+            return _own(card, self.inspect(card)[1])
         if format_ == "paddle":
             if not card.network:
                 raise Unsupported(f"nothing converts {card.format} to Paddle")
@@ -232,8 +232,8 @@ class Workshop:
         inside = path.is_relative_to(self.cache.root)
         return msgspec.structs.replace(artifact, path=str(path.relative_to(self.cache.root)) if inside else path.name)
 
-    def inspect(self, card: ModelCard) -> Input:
-        """The one input of a user's own model.
+    def inspect(self, card: ModelCard) -> tuple[Input, dict[str, Any]]:
+        """The one input of a user's own model, and what was counted over its graph.
 
         Raises UsageError for a file that can't be read or leaves its shape open, Unsupported for one that
         is no image classifier, Unavailable without the runtime that reads it.
@@ -242,28 +242,27 @@ class Workshop:
             backend = backends.get(REFERENCES[card.format])
             if missing := backends.missing(backend):
                 raise Unavailable(f"cannot read {Path(card.file).name}", missing)
-            inputs = self.insist(Inspect(backend=backend.name, source=card.file), Inspected).inputs
-            self._inspected[card.file] = _single_image(card, inputs)
+            answer = self.insist(Inspect(backend=backend.name, source=card.file), Inspected)
+            self._inspected[card.file] = _single_image(card, answer.inputs), answer.facts
         return self._inspected[card.file]
 
     def input_shape(self, card: ModelCard) -> tuple[int, ...]:
         """(channels, height, width) of one image."""
         if card.network:
             return card.input_shape
-        asked = iter(card.input_shape)
-        shape = tuple(next(asked, None) if size is None else size for size in self.inspect(card).shape[1:])
-        if card.input_shape and len(card.input_shape) == len(shape):
-            shape = card.input_shape
+        found = self.inspect(card)[0].shape[1:]
+        asked = card.input_shape or (None,) * len(found)
+        name, takes = Path(card.file).name, "x".join(str(size or "?") for size in found)
+        if len(asked) != len(found) or any(size not in (None, given) for size, given in zip(found, asked, strict=True) if given):
+            raise UsageError(f"--input-shape does not fit {name}", f"it takes {takes}", "give those sizes, and your own where it has a ?")
+        shape = tuple(size or given for size, given in zip(found, asked, strict=True))
         if None in shape:
-            found = "x".join(str(size or "?") for size in shape)
-            raise UsageError(
-                f"{Path(card.file).name} leaves its input shape open", found, "say it with: --input-shape 3,224,224"
-            )
+            raise UsageError(f"{name} leaves its input shape open", takes, "say it with: --input-shape 3,224,224")
         return tuple(size for size in shape if size is not None)
 
     def fixed_batch(self, card: ModelCard) -> int | None:
         """The only batch size that a user's file takes, if it names one."""
-        return None if card.network else self.inspect(card).shape[0]
+        return None if card.network else self.inspect(card)[0].shape[0]
 
 
 def _single_image(card: ModelCard, inputs: tuple[Input, ...]) -> Input:
@@ -283,14 +282,14 @@ def _verify(card: ModelCard, file: Path) -> None:
         raise Failed(f"{card.weights} is not what the card of {card.name} promises", f"its SHA-256 is {found}")
 
 
-def _own(card: ModelCard) -> Artifact:
+def _own(card: ModelCard, facts: dict[str, Any]) -> Artifact:
     """A user's file, as it is."""
     files = model_files(Path(card.file))
     try:
         sha256, size_bytes = files_sha256(*files), sum(file.stat().st_size for file in files)
     except OSError as error:
         raise UsageError(f"cannot read {card.file}", error.strerror or str(error), "check the path") from error
-    made_by = {"file": Path(card.file).name}
+    made_by = {"file": Path(card.file).name, **facts}
     return Artifact(format=card.format, path=card.file, sha256=sha256, size_bytes=size_bytes, made_by=made_by)
 
 

@@ -18,9 +18,6 @@ from bench.prepare import Workshop, thread_environment
 from bench.schema import Artifact, Case, Record, Settings, Status, Validity
 from bench.store import Header, RunFile
 
-# The range of three processes covers the median with 75 %; fewer say nothing about spread.
-LEAST_REPETITIONS = 3
-MOST_REPETITIONS = 15
 EXPECTED_REPETITIONS = stats.LEAST_PROCESSES
 SEMANTICS = {
     "compute": "one synchronous inference of the whole batch, inputs and outputs where the runtime wants them",
@@ -64,18 +61,9 @@ class Tally:
 
     def finished(self, settings: Settings) -> bool:
         """Whether another repetition is not wanted: asked number, precision or budget reached, or a failure."""
-        done = len(self.records)
-        if self.given_up:
-            return True
-        if settings.repetitions is not None:
-            return done >= settings.repetitions
-        if done < LEAST_REPETITIONS:
-            return False
         medians = [stats.median(_main_samples(record)) for record in self.records]
         spent_s = sum(record.telemetry.get("spent_ns", 0) for record in self.records) / 1e9
-        return (
-            done >= MOST_REPETITIONS or spent_s >= settings.budget_s or stats.enough(medians, settings.precision_target)
-        )
+        return self.given_up or bool(stats.stop_reason(medians, spent_s, settings))
 
 
 def _main_samples(record: Record) -> tuple[int, ...]:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from bench.schema import Settings
+
 WINDOW_NS = 50e6
 STEADY_NS = 0.3e9
 STEADY_GPU_NS = 1e9
@@ -21,6 +23,9 @@ STEADY_ITERATIONS = 10
 GIVE_UP_NS = 10e9
 GIVE_UP_ITERATIONS = 200
 LEAST_PROCESSES = 5
+# The range of three processes covers the median with 75 %; fewer say nothing about spread.
+LEAST_REPETITIONS = 3
+MOST_REPETITIONS = 15
 
 
 @dataclass(frozen=True)
@@ -206,6 +211,20 @@ def enough(process_medians: Sequence[float], target: float) -> bool:
         return False
     known = estimate(process_medians)
     return (known.upper - known.lower) / 2 <= target * known.median
+
+
+def stop_reason(process_medians: Sequence[float], spent_s: float, settings: Settings) -> str:
+    """Why a case needs no further process: "repetitions", "precision" or "budget"; "" while it does."""
+    done = len(process_medians)
+    if settings.repetitions is not None:
+        return "repetitions" if done >= settings.repetitions else ""
+    if done < LEAST_REPETITIONS:
+        return ""
+    if enough(process_medians, settings.precision_target):
+        return "precision"
+    if spent_s >= settings.budget_s:
+        return "budget"
+    return "repetitions" if done >= MOST_REPETITIONS else ""
 
 
 def robust_sd(values: Sequence[float]) -> float:

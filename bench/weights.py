@@ -394,7 +394,8 @@ class _Interpreter:
             verb = _OPERATIONS.get(operation.name)
             if verb is None:
                 raise _Refused(f"uses the pickle operation {operation.name}")
-            verb(self, *([operation.arg.reader(self.stream)] if operation.arg else []))
+            reader = _READERS.get(operation.name)
+            verb(self, *([reader(self.stream)] if reader else []))
         raise _Refused(f"takes more than {MAX_OPERATIONS} operations")
 
     def push(self, value: Any) -> None:
@@ -493,7 +494,20 @@ class _Interpreter:
             raise _Refused("unpacks to far more than its own size")
 
 
+def _name_in_lines(stream: io.BytesIO) -> str:
+    """Module and name. Unlike that of `pickletools`, which warns of odd backslashes, this takes lines as they are."""
+    module, name = stream.readline(), stream.readline()
+    if not name.endswith(b"\n"):
+        raise EOFError("it ends within a name")
+    return f"{module[:-1].decode()} {name[:-1].decode()}"
+
+
 _KNOWN = {operation.code: operation for operation in pickletools.opcodes}
+_READERS: dict[str, Callable[[Any], Any]] = {
+    **{operation.name: operation.arg.reader for operation in pickletools.opcodes if operation.arg},
+    "GLOBAL": _name_in_lines,
+    "INST": _name_in_lines,
+}
 _OPERATIONS: dict[str, Callable[..., None]] = {
     "PROTO": _Interpreter.ignore,
     "FRAME": _Interpreter.ignore,

@@ -10,6 +10,8 @@ from bench.gate import Gate, GateResult, time_taken
 from bench.gate import Outcome as GateOutcome
 from bench.verdict import Shift
 
+#: from here on it is not the number of pairs that wants changing
+MANY_PAIRS = 100
 STATUSES: dict[str, GateOutcome] = {"failed": "FAILED", "unsupported": "UNAVAILABLE", "unavailable": "UNAVAILABLE"}
 
 
@@ -90,6 +92,8 @@ def advice(found: Comparison) -> str:
         return "see what bench doctor says of this machine, and compare again when it is calmer"
     if not found.needed:
         return "more pairs would not settle it; the reason says what else may"
+    if found.needed > MANY_PAIRS:
+        return f"about {found.needed} pairs would be needed with so much noise; compare again when the machine is calmer"
     return f"allow more: --pairs {found.needed} --budget {_budget_s(found)}s"
 
 

@@ -101,7 +101,19 @@ def _plain(backend: "BaseBackend", job: Reference) -> "Session":
 
 
 def inspect(job: Inspect) -> Inspected:
-    return Inspected(inputs=backends.get(job.backend).inspect(Path(job.source)))
+    source = Path(job.source)
+    inputs = backends.get(job.backend).inspect(source)
+    return Inspected(inputs=inputs, facts=_counts(source) if source.suffix == ".onnx" else {})
+
+
+def _counts(source: Path) -> dict[str, Any]:
+    """Multiply-accumulates of an ONNX graph; nothing where its shapes are open, or ONNX's own package is absent."""
+    from bench import counting
+
+    try:
+        return {"macs": counting.count(source).macs}
+    except (UsageError, ImportError):
+        return {}
 
 
 def reference(job: Reference) -> Folder:

@@ -7,7 +7,7 @@ import statistics
 
 import pytest
 import stored
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stored import CASE, HERE, process, session, validity
 
@@ -35,7 +35,9 @@ def one_session(folder, processes, **fields):
 
 def test_a_session_is_the_median_of_its_processes(tmp_path):
     found = one_session(tmp_path, [process(ms, seed=seed) for seed, ms in enumerate((5, 7, 6, 9, 8))])
-    samples = [process(ms, seed=seed)["measurement"].intervals["compute"].samples_ns for seed, ms in enumerate((5, 7, 6, 9, 8))]
+    samples = [
+        process(ms, seed=seed)["measurement"].intervals["compute"].samples_ns for seed, ms in enumerate((5, 7, 6, 9, 8))
+    ]
     assert found.raw == tuple(math.log(statistics.median(each)) for each in samples)
     assert found.value("raw") == statistics.median(found.raw)
     assert found.normalised == ()
@@ -68,7 +70,9 @@ def test_without_a_sound_probe_a_number_is_raw(tmp_path, kept):
 
 @pytest.mark.parametrize("reason", sorted(telemetry.UNFIT))
 def test_unfit_processes_do_not_count(tmp_path, reason):
-    found = one_session(tmp_path, [*session(6.0, probe_ms=0.3), process(9.0, 0.3, validity=validity(reason, "contended"))])
+    found = one_session(
+        tmp_path, [*session(6.0, probe_ms=0.3), process(9.0, 0.3, validity=validity(reason, "contended"))]
+    )
     assert (len(found.raw), len(found.normalised)) == (5, 5)
     assert found.left_out == (reason,)
     assert found.doubts == {reason: 1, "contended": 1}
@@ -140,7 +144,10 @@ def test_what_is_measured_apart_is_a_session_apart(tmp_path):
     stored.run(tmp_path, 1, session(6.0), settings=Settings(options={"threads": "2"}))
     stored.run(tmp_path, 2, session(6.0), settings=Settings(options={"threads": "1"}, weights="pretrained"))
     stored.run(tmp_path, 3, session(6.0), description=stored.ELSEWHERE)
-    found = {(each.quantity.interval, each.quantity.weights, each.quantity.options, each.machine) for each in sessions(tmp_path)}
+    found = {
+        (each.quantity.interval, each.quantity.weights, each.quantity.options, each.machine)
+        for each in sessions(tmp_path)
+    }
     assert len(found) == 5
 
 
@@ -151,7 +158,7 @@ def test_files_that_hold_no_run_are_left_out_with_a_warning(tmp_path):
     reading = Reading(tmp_path)
     assert len(list(reading.runs())) == len(list(reading.runs())) == 1
     assert len(reading.warnings) == 2
-    with pytest.raises(UsageError, match="holds no run"):
+    with pytest.raises(UsageError, match=r"holds no run"):
         list(Reading(tmp_path / "cpu" / "odd.jsonl").runs())
 
 
@@ -191,14 +198,19 @@ def test_a_baseline_is_a_line_of_numbers_for_each_case(tmp_path):
     made = make(tmp_path)
     (entry,) = made.cases
     assert entry.quantity == QUANTITY
-    assert (entry.runs, entry.processes) == (tuple(f"{number:08x}" for number in (0, 1, 2, 3, 4, 9)), (5, 5, 5, 5, 5, 3))
+    assert (entry.runs, entry.processes) == (
+        tuple(f"{number:08x}" for number in (0, 1, 2, 3, 4, 9)),
+        (5, 5, 5, 5, 5, 3),
+    )
     assert entry.raw[-1] is entry.normalised[-1] is entry.ms[-1] is None
     assert [round(math.exp(value) / 1e6, 3) for value in entry.values("raw")] == pytest.approx(entry.ms[:5], rel=1e-3)
     assert len(entry.values("normalised", without="00000002")) == 4
     assert made.software[entry.software]["onnxruntime"] == "1.20.0"
     assert made.runs["00000003"].commit == f"{4:040x}"
     assert made.requests == (stored.REQUEST,)
-    assert make(tmp_path, without=["00000009", "00000000"]).cases[0].runs == tuple(f"{number:08x}" for number in range(1, 5))
+    assert make(tmp_path, without=["00000009", "00000000"]).cases[0].runs == tuple(
+        f"{number:08x}" for number in range(1, 5)
+    )
 
 
 def test_across_an_upgrade_only_the_newest_runtimes_count(tmp_path):
@@ -234,7 +246,7 @@ def test_a_baseline_of_one_hour_is_warned_of(tmp_path, monkeypatch):
 
 def test_nothing_sound_makes_no_baseline(tmp_path):
     stored.run(tmp_path, 0, [{"status": "failed", "reason": "it broke"}])
-    with pytest.raises(UsageError, match="no baseline in .*; no run in it has sound measurements"):
+    with pytest.raises(UsageError, match=r"no baseline in .*; no run in it has sound measurements"):
         make(tmp_path)
 
 
@@ -302,26 +314,28 @@ def test_any_edit_is_refused(saved, tmp_path):
         data = json.loads(saved.read_text())
         put(data, place, value + 1e-6 if isinstance(value, int | float) else f"{value}x")
         path.write_text(json.dumps(data))
-        with pytest.raises(UsageError, match="was changed after it was saved|is no baseline|by a newer bench"):
+        with pytest.raises(UsageError, match=r"was changed after it was saved|is no baseline|by a newer bench"):
             baseline.load(path)
 
 
 @given(cut=st.floats(0, 1, exclude_max=True))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_a_file_cut_off_anywhere_is_refused(saved, tmp_path_factory, cut):
     data = saved.read_bytes()
     path = tmp_path_factory.getbasetemp() / "cut.json"
     path.write_bytes(data[: int(cut * (len(data) - 2))])
-    with pytest.raises(UsageError, match="is no baseline; it is (cut off|empty)"):
+    with pytest.raises(UsageError, match=r"is no baseline; it is (cut off|empty)"):
         baseline.load(path)
 
 
-@given(st.one_of(st.binary(), st.text().map(str.encode), st.sampled_from([b"[]", b"1", b"[" * 100_000, b'{"cases": 1}'])))
-@settings(max_examples=60, deadline=None)
+@given(
+    st.one_of(st.binary(), st.text().map(str.encode), st.sampled_from([b"[]", b"1", b"[" * 100_000, b'{"cases": 1}']))
+)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_other_file_is_refused(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "odd.json"
     path.write_bytes(data)
-    with pytest.raises(UsageError, match="is no baseline"):
+    with pytest.raises(UsageError, match=r"is no baseline"):
         baseline.load(path)
 
 
@@ -339,20 +353,20 @@ def test_a_hash_that_fits_does_not_excuse_the_contents(saved, tmp_path):
     rest = {name: value for name, value in data.items() if name not in ("bench_baseline", "content_hash")}
     path = tmp_path / "base.json"
     path.write_text(json.dumps(data | {"content_hash": baseline._hash(rest)}))
-    with pytest.raises(UsageError, match="is no baseline; Expected `float \\| null`, got `str`"):
+    with pytest.raises(UsageError, match=r"is no baseline; Expected `float \\| null`, got `str`"):
         baseline.load(path)
 
 
 def test_saving(saved, tmp_path):
     made = baseline.load(saved)
-    with pytest.raises(UsageError, match="is called like a file of records"):
+    with pytest.raises(UsageError, match=r"is called like a file of records"):
         baseline.save(made, tmp_path / "base.jsonl")
-    with pytest.raises(UsageError, match="cannot write .*Is a directory"):
+    with pytest.raises(UsageError, match=r"cannot write .*Is a directory"):
         baseline.save(made, tmp_path)
     baseline.save(made, tmp_path / "deep" / "base.json")
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["base.json"]
 
 
 def test_absent_file():
-    with pytest.raises(UsageError, match="cannot read nowhere.json; No such file"):
+    with pytest.raises(UsageError, match=r"cannot read nowhere.json; No such file"):
         baseline.read(baseline.Path("nowhere.json"))

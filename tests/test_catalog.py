@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench import backends, catalog
@@ -126,6 +126,7 @@ def test_a_family_is_its_cards(family):
     assert expected
 
 
+@settings(deadline=None)
 @given(st.sampled_from(FAMILIES), st.randoms(use_true_random=False))
 def test_a_family_is_known_by_its_letters(family, random):
     spelt = "".join(

@@ -8,7 +8,7 @@ import pytest
 import stored
 from stored import CASE, ELSEWHERE, HERE, OTHER, process, session, validity
 
-from bench import baseline, check, gate, verdict
+from bench import baseline, check, environment, gate, verdict
 from bench.baseline import Reading
 from bench.check import NoBaseline
 from bench.errors import Unavailable, UsageError
@@ -106,8 +106,9 @@ def test_words_for_a_reader_who_never_met_an_interval(probed, tmp_path):
     stored.run(tmp_path, 50, session(6.5, probe_ms=0.3))
     found = one(against(probed, tmp_path))
     assert found.says == (
-        f"It takes {gate.time_taken(found.ratio)} than in the baseline (5.906 ms then, {5.906 * found.ratio:.4g} ms now, "
-        "the machine's speed allowed for). That is slower than allowed (5.0%) and no accident: "
+        f"It takes {gate.time_taken(found.ratio)} than in the baseline "
+        f"(5.906 ms then, {5.906 * found.ratio:.4g} ms now, the machine's speed allowed for). "
+        "That is slower than allowed (5.0%) and no accident: "
         f"from run to run it moves by up to {found.high / found.ratio - 1:.1%} all by itself."
     )
     assert found.do.startswith("make sure that it is the change and not the machine: use bench compare")
@@ -181,7 +182,7 @@ def test_margins_by_the_probe(probed, tmp_path, margin, refused):
 @pytest.mark.parametrize("margin", [0.02, 0.05, 0.099])
 def test_raw_numbers_need_ten_percent(raw, tmp_path, margin):
     stored.run(tmp_path, 50, session(5.9))
-    with pytest.raises(UsageError, match="needs 10%; use bench compare, .* or --margin 10%"):
+    with pytest.raises(UsageError, match=r"needs 10%; use bench compare, .* or --margin 10%"):
         against(raw, tmp_path, margin=margin)
     assert one(against(raw, tmp_path, margin=0.10)).outcome == "PASS"
 
@@ -255,11 +256,17 @@ def test_no_kind_of_number_in_common(raw, tmp_path):
 
 
 MISMATCHES = {
-    "machine": ({"description": ELSEWHERE}, "no baseline for this machine: it is Other CPU 9, 2 usable CPUs, and the baseline was measured on Example CPU 7"),
+    "machine": (
+        {"description": ELSEWHERE},
+        "this machine: it is Other CPU 9, 2 usable CPUs, and the baseline was measured on Example CPU 7",
+    ),
     "threads": ({"case": msgspec.structs.replace(CASE, threads=2)}, "no baseline for it: threads 1 there, 2 here"),
     "batch": ({"case": msgspec.structs.replace(CASE, batch_size=4)}, "no baseline for it: batch_size 1 there, 4 here"),
     "precision": ({"case": msgspec.structs.replace(CASE, precision="bf16")}, "precision fp32 there, bf16 here"),
-    "backend": ({"case": msgspec.structs.replace(CASE, backend="openvino")}, "backend onnxruntime there, openvino here"),
+    "backend": (
+        {"case": msgspec.structs.replace(CASE, backend="openvino")},
+        "backend onnxruntime there, openvino here",
+    ),
     "model": ({"case": msgspec.structs.replace(CASE, model="DPN92")}, "the baseline doesn't have DPN92"),
     "weights": (
         {"settings": Settings(options={"threads": "1"}, weights="pretrained")},
@@ -285,19 +292,19 @@ def test_what_differs_is_no_baseline(raw, tmp_path, name):
 
 def test_another_interval_is_no_baseline(raw, tmp_path):
     stored.run(tmp_path, 50, session(9.0, intervals=("end_to_end",)))
-    with pytest.raises(NoBaseline, match="no baseline for it: interval compute there, end_to_end here"):
+    with pytest.raises(NoBaseline, match=r"no baseline for it: interval compute there, end_to_end here"):
         against(raw, tmp_path)
 
 
 def test_a_machine_that_nobody_knows_is_no_baseline(raw, tmp_path):
     stored.run(tmp_path, 50, session(9.0), description={})
-    with pytest.raises(NoBaseline, match="no baseline for this machine"):
+    with pytest.raises(NoBaseline, match=r"no baseline for this machine"):
         against(raw, tmp_path)
 
 
 def test_a_run_without_a_single_record(raw, tmp_path):
     stored.run(tmp_path, 50, [])
-    with pytest.raises(NoBaseline, match="nothing was judged"):
+    with pytest.raises(NoBaseline, match=r"nothing was judged"):
         against(raw, tmp_path)
 
 
@@ -393,7 +400,8 @@ def test_fresh_pairs_decide_about_a_suspect(probed, tmp_path, outcome):
     assert result.evidence["stored"]["sessions"] == 6
     (suspect,) = asked
     assert suspect.quantity.case == CASE
-    assert (suspect.margin, suspect.packages) == (0.05, {"onnxruntime": "1.20.0"})
+    assert (suspect.margin, suspect.machine) == (0.05, environment.machine_class(HERE))
+    assert suspect.then == suspect.now == {"onnxruntime": "1.20.0"}
     assert suspect.commits == tuple(f"{number:040x}" for number in range(1, 7))
 
 
@@ -435,8 +443,22 @@ def recorded(tmp_path_factory):
             made["measurement"] = msgspec.structs.replace(made["measurement"], intervals={"compute": samples})
             processes.append(made | {"telemetry": {"probe_ns": {"compute": probe}}})
         stored.run(folder, number, processes)
-        logs.append([verdict.process_value(*(column.astype(int).tolist() for column in
-                     (u.processes[0].wall, u.processes[0].probe, u.processes[0].cpu, u.processes[0].switches))) for u in four])
+        logs.append(
+            [
+                verdict.process_value(
+                    *(
+                        column.astype(int).tolist()
+                        for column in (
+                            u.processes[0].wall,
+                            u.processes[0].probe,
+                            u.processes[0].cpu,
+                            u.processes[0].switches,
+                        )
+                    )
+                )
+                for u in four
+            ]
+        )
     return folder, logs
 
 

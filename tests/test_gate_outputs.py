@@ -6,7 +6,7 @@ from itertools import chain, combinations
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lxml import etree
 from markdown_it import MarkdownIt
@@ -33,6 +33,11 @@ HOSTILE = [
     "1. item",
     "",
 ]
+
+
+def examples(count):
+    """Without hypothesis's own clocks: other work on the machine must not fail a test."""
+    return settings(max_examples=count, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def result(case="DPN68/onnxruntime/cpu/fp32/bs1/t1 compute", outcome="PASS", **fields):
@@ -65,7 +70,7 @@ GATES = st.builds(
     Gate,
     command=st.just("bench check"),
     results=st.lists(HOSTILE_RESULTS, max_size=4).map(tuple),
-    shift=TEXTS,
+    shift=TEXTS.map(gate.one_line),
     notes=st.lists(TEXTS, max_size=2).map(tuple),
     place=TEXTS,
 )
@@ -83,13 +88,13 @@ def test_command_line_offers_the_files_that_render():
 
 
 def test_unknown_format_names_the_known_ones():
-    with pytest.raises(UsageError, match="no format 'junitt'; closest: junit;"):
+    with pytest.raises(UsageError, match=r"no format 'junitt'; closest: junit;"):
         gate.get("junitt")
 
 
 @pytest.mark.parametrize("name", gate.formats())
 @given(found=GATES)
-@settings(max_examples=25, deadline=None)
+@examples(25)
 def test_hostile_words_break_no_format(name, found):
     rendered(name, found).encode("utf-8")
 
@@ -160,6 +165,7 @@ def test_signed(ratio, words):
 
 
 @given(TEXTS)
+@examples(100)
 def test_one_line_is_one_printable_line(text):
     line = gate.one_line(text)
     assert line.isprintable()
@@ -196,14 +202,12 @@ def test_a_common_shift_is_explained_once_and_not_for_each_case():
 def cells_of(markdown):
     """The plain text of each table cell, as a reader would see it."""
     tokens = MarkdownIt("commonmark").enable("table").parse(markdown)
-    inside = [
-        tokens[index + 1] for index, token in enumerate(tokens) if token.type in ("td_open", "th_open")
-    ]
+    inside = [tokens[index + 1] for index, token in enumerate(tokens) if token.type in ("td_open", "th_open")]
     return ["".join(child.content for child in token.children or ()) for token in inside], tokens
 
 
 @given(found=GATES)
-@settings(max_examples=80, deadline=None)
+@examples(80)
 def test_markdown_shows_every_name_as_it_is(found):
     cells, tokens = cells_of(rendered("markdown", found))
     names = [cell for index, cell in enumerate(cells) if index % 5 == 0][1:]
@@ -228,7 +232,7 @@ def test_markdown_tells_what_to_do_about_alarms_only():
 
 
 @given(found=GATES)
-@settings(max_examples=80, deadline=None)
+@examples(80)
 def test_junit_obeys_its_schema_and_keeps_the_names(found):
     root = etree.fromstring(rendered("junit", found).encode())
     SCHEMA.assertValid(root)
@@ -251,7 +255,10 @@ def test_junit_outcomes(outcome, element):
     found = [child.tag for child in root.find("testsuite/testcase")]
     assert found == [element or "system-out"]
     suite = root.find("testsuite")
-    assert (suite.get("failures"), suite.get("skipped")) == (str(int(element == "failure")), str(int(element == "skipped")))
+    assert (suite.get("failures"), suite.get("skipped")) == (
+        str(int(element == "failure")),
+        str(int(element == "skipped")),
+    )
     if element:
         trouble = root.find(f"testsuite/testcase/{element}")
         assert trouble.get("message") == "It takes 8.3% more time."
@@ -279,7 +286,7 @@ def unescaped(text, more=None):
 
 
 @given(found=GATES)
-@settings(max_examples=80, deadline=None)
+@examples(80)
 def test_github_reads_our_commands_and_no_others(found):
     commands = [command for line in rendered("github", found).split("\n") if (command := command_of(line))]
     alarms = gate.alarms(found)
@@ -303,7 +310,7 @@ def test_github_escapes():
 
 
 @given(found=GATES)
-@settings(max_examples=50, deadline=None)
+@examples(50)
 def test_gitlab_findings_have_what_gitlab_asks_for(found):
     findings = json.loads(rendered("gitlab", found))
     assert len(findings) == len(gate.alarms(found)) + bool(found.shift)
@@ -326,7 +333,7 @@ def test_gitlab_knows_a_finding_again_when_its_numbers_differ():
 
 
 @given(found=GATES)
-@settings(max_examples=50, deadline=None)
+@examples(50)
 def test_json_has_everything_in_plain_json(found):
     def refuse(constant):
         raise AssertionError(constant)
@@ -372,10 +379,10 @@ def test_the_job_summary_is_appended_to(tmp_path):
 
 @pytest.mark.parametrize("output", ["junit", "junit=", "=x.xml", ""])
 def test_unreadable_output(output):
-    with pytest.raises(UsageError, match="cannot read --output|no format ''"):
+    with pytest.raises(UsageError, match=r"cannot read --output|no format ''"):
         gate.asked(output)
 
 
 def test_output_that_cannot_be_written(tmp_path):
-    with pytest.raises(UsageError, match="cannot write .*Is a directory"):
+    with pytest.raises(UsageError, match=r"cannot write .*Is a directory"):
         gate.write(ALL, [f"json={tmp_path}"], {})

@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench import backends, catalog, plan
@@ -64,6 +64,7 @@ def test_the_order_is_that_of_the_command_line():
     assert left_out == {case for case in every if (case.backend, case.precision) == ("onnxruntime", "fp16")}
 
 
+@settings(deadline=None)
 @given(
     names=st.lists(st.sampled_from(sorted(BACKENDS)), max_size=4),
     precisions=st.lists(st.sampled_from(["fp32", "fp16", "int8"]), max_size=4),

@@ -261,7 +261,7 @@ def test_a_scratch_folder_that_is_gone_comes_back(ask, scratch):
 
 
 def test_a_full_disk_is_a_problem(tmp_path, scratch):
-    with little_room(scratch, 1 << 12):
+    with little_room(scratch, 1 << 8):
         answer = process.ask(order(), {}, PATIENCE_S, scratch)
         assert jobs(scratch) == []
     assert isinstance(answer, Problem)

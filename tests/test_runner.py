@@ -5,16 +5,16 @@ import json
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench import backends, cli, environment, runner, session, store
+from bench import backends, cli, environment, runner, session, stats, store
 from bench.catalog import HardwareProfile, ModelCard
 from bench.errors import BenchError, Failed, Unavailable, Unsupported, UsageError
 from bench.jobs import Measured, Problem
 from bench.plan import LeftOut, Plan, Request
 from bench.progress import Quiet
-from bench.runner import LEAST_REPETITIONS, MOST_REPETITIONS, Runner, Tally, choose_cpus, rounds
+from bench.runner import Runner, Tally, choose_cpus, rounds
 from bench.schema import Artifact, Case, Measurement, Record, Samples, Settings, Validity
 from bench.store import Header, RunFile
 
@@ -187,7 +187,7 @@ def test_the_number_asked_is_the_number_measured(count):
 
 def test_fewer_than_the_least_are_never_enough():
     settings = Settings(budget_s=1e-9, precision_target=1e9)
-    for number in range(LEAST_REPETITIONS):
+    for number in range(stats.LEAST_REPETITIONS):
         assert not Tally(done(k, spent_s=100) for k in range(number)).finished(settings)
 
 
@@ -210,7 +210,7 @@ def test_precision_ends_a_case_from_five_processes_on():
 
 def test_the_most_are_enough():
     settings = Settings(budget_s=1e9, precision_target=1e-9)
-    scattered = [done(k, median_ns=1000 * (k + 1)) for k in range(MOST_REPETITIONS)]
+    scattered = [done(k, median_ns=1000 * (k + 1)) for k in range(stats.MOST_REPETITIONS)]
     assert not Tally(scattered[:-1]).finished(settings)
     assert Tally(scattered).finished(settings)
 
@@ -416,6 +416,7 @@ def test_a_worker_gets_its_threads_and_its_cpus(execute):
 CPUS = st.sets(st.integers(0, 70), min_size=1, max_size=24).map(lambda cpus: tuple(sorted(cpus)))
 
 
+@settings(deadline=None)
 @given(available=CPUS, data=st.data(), repetition=st.integers(0, 40))
 def test_cpus_are_as_many_as_threads_and_among_those_available(available, data, repetition):
     threads = data.draw(st.integers(1, len(available)))
@@ -428,6 +429,7 @@ def test_cpus_are_as_many_as_threads_and_among_those_available(available, data, 
         assert 0 not in chosen
 
 
+@settings(deadline=None)
 @given(available=CPUS, data=st.data())
 def test_cpus_rotate_until_all_have_had_their_turn(available, data):
     threads = data.draw(st.integers(1, len(available)))

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from command import little_room
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench import store
@@ -262,6 +262,7 @@ def test_a_file_that_cannot_be_read_is_said(tmp_path, path):
         store.read(tmp_path / path)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=2000))
 def test_no_bytes_raise_anything_else(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "random.jsonl"
@@ -273,6 +274,7 @@ def test_no_bytes_raise_anything_else(tmp_path_factory, data):
 LINES = [msgspec.json.encode(store.Line(**msgspec.structs.asdict(FULL))), msgspec.json.encode(FULL_HEADER)]
 
 
+@settings(deadline=None)
 @given(
     lines=st.lists(st.sampled_from(LINES) | st.binary(max_size=40), max_size=6),
     edits=st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=8),

@@ -162,6 +162,11 @@ def missing(backend: BaseBackend) -> str:
     return f"{', '.join(absent)} is not installed; install it with: {backend.install}" if absent else ""
 
 
+def complaint(error: Exception, file: Path) -> str:
+    """What a vendor's error says of `file`, without the folder that it lies in: records get published."""
+    return last_line(error).replace(str(file), file.name)
+
+
 def settle(backend: BaseBackend, asked: Mapping[str, str]) -> dict[str, str]:
     """All options of a backend: those asked for, checked, and the defaults of the rest."""
     for option, value in asked.items():

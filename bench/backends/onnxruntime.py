@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from bench.backends import BaseBackend, Session, Setup
+from bench.backends import BaseBackend, Session, Setup, complaint
 from bench.catalog import HardwareProfile
-from bench.errors import EXPORT_AGAIN, Failed, Unavailable, UsageError, last_line
+from bench.errors import EXPORT_AGAIN, Failed, Unavailable, UsageError
 from bench.schema import Input
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Backend(BaseBackend):
         try:
             session = onnxruntime.InferenceSession(source, providers=[PROVIDERS["cpu"]])
         except Exception as error:  # its exceptions share no base class of their own
-            raise UsageError(f"ONNX Runtime cannot read {source}", last_line(error), EXPORT_AGAIN) from error
+            raise UsageError(f"ONNX Runtime cannot read {source}", complaint(error, source), EXPORT_AGAIN) from error
         return tuple(
             Input(
                 name=node.name,
@@ -136,5 +136,5 @@ class Backend(BaseBackend):
         try:
             session = onnxruntime.InferenceSession(engine, settings, providers=[PROVIDERS[setup.device.kind]])
         except Exception as error:  # its exceptions share no base class of their own
-            raise Failed(f"ONNX Runtime cannot open {engine.name}", last_line(error)) from error
+            raise Failed(f"ONNX Runtime cannot open {engine.name}", complaint(error, engine)) from error
         return OrtSession(session, process.num_threads() - others)

@@ -4,9 +4,9 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.backends import BaseBackend, Session, Setup
+from bench.backends import BaseBackend, Session, Setup, complaint
 from bench.catalog import HardwareProfile
-from bench.errors import Failed, Unavailable, Unsupported, last_line
+from bench.errors import Failed, Unavailable, Unsupported
 from bench.schema import Case
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Backend(BaseBackend):
         try:
             model = openvino.Core().read_model(source)
         except RuntimeError as error:
-            raise Failed(f"OpenVINO cannot read {source.name}", last_line(error)) from error
+            raise Failed(f"OpenVINO cannot read {source.name}", complaint(error, source)) from error
         engine = folder / "model.xml"
         openvino.save_model(model, engine, compress_to_fp16=False)
         return engine
@@ -123,7 +123,7 @@ class Backend(BaseBackend):
             model.reshape([setup.case.batch_size, *setup.input_shape])
             return OpenVinoSession(core.compile_model(model, plugin, settings))
         except RuntimeError as error:
-            raise Failed(f"OpenVINO cannot open {engine.name}", last_line(error)) from error
+            raise Failed(f"OpenVINO cannot open {engine.name}", complaint(error, engine)) from error
 
 
 def _refuse_emulated(core: Any, case: Case, plugin: str) -> None:

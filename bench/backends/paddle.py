@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from bench.backends import BaseBackend, Session, Setup
+from bench.backends import BaseBackend, Session, Setup, complaint
 from bench.catalog import HardwareProfile
-from bench.errors import EXPORT_AGAIN, Failed, UsageError, last_line
+from bench.errors import EXPORT_AGAIN, Failed, UsageError
 from bench.schema import Input
 
 if TYPE_CHECKING:
@@ -197,10 +197,10 @@ def _varints(data: bytes) -> list[int]:
     return numbers[:-1]
 
 
-def _complaint(error: Exception) -> str:
+def _said(error: Exception, file: Path) -> str:
     """Of Paddle's many lines the one that says what was wrong, without the place in its source code."""
     lines = [line for line in str(error).splitlines() if re.match(r"\([A-Z]\w+\) ", line)]
-    return re.sub(r" \(at /\S+:\d+\)$", "", lines[0] if lines else last_line(error))
+    return re.sub(r" \(at /\S+:\d+\)$", "", complaint(RuntimeError(lines[0]) if lines else error, file))
 
 
 class Backend(BaseBackend):
@@ -230,7 +230,7 @@ class Backend(BaseBackend):
         try:
             specs = paddle.jit.load(str(source.with_suffix("")))._input_spec()
         except Exception as error:  # it raises what its C++ side throws
-            raise UsageError(f"Paddle cannot read {source}", _complaint(error), EXPORT_AGAIN) from error
+            raise UsageError(f"Paddle cannot read {source}", _said(error, source), EXPORT_AGAIN) from error
         return tuple(
             Input(
                 name=spec.name,
@@ -262,4 +262,4 @@ class Backend(BaseBackend):
         try:
             return PaddleSession(config)
         except (RuntimeError, ValueError, OSError) as error:
-            raise Failed(f"Paddle cannot open {engine.name}", _complaint(error)) from error
+            raise Failed(f"Paddle cannot open {engine.name}", _said(error, engine)) from error

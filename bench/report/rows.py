@@ -16,9 +16,6 @@ INTERVALS: tuple[Interval, ...] = get_args(Interval)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 #: the family of a model that has no card, and the weights that are in its file
 OWN = "own"
-#: those of bench.runner, which a report must not import; a test compares them
-LEAST_REPETITIONS = 3
-MOST_REPETITIONS = 15
 #: weights under which a network is the one whose accuracy was published, or has its size and speed
 PUBLISHED_WEIGHTS = ("random", "pretrained")
 
@@ -135,10 +132,16 @@ def newest(runs: Iterable[Run]) -> dict[Key, list[Record]]:
             before = held.get(key, [])
             if before and before[0].run_id == run_id:
                 records = before + records
-            elif before and _last_start(before) > _last_start(records):
+            elif before and _outranks(before, records):
                 continue
             held[key] = records
     return held
+
+
+def _outranks(before: list[Record], records: list[Record]) -> bool:
+    """What was tried outranks what could not be tried for want of a runtime; among equals the later one counts."""
+    tried, again = (any(each.status in ("ok", "failed") for each in group) for group in (before, records))
+    return tried if tried != again else _last_start(before) > _last_start(records)
 
 
 def _by_run(records: Iterable[Record]) -> dict[tuple[Key, str], list[Record]]:
@@ -311,18 +314,10 @@ def _validity(pool: list[Repetition]) -> dict[str, tuple[int, str]]:
 
 
 def _stopped(pool: list[Repetition]) -> str:
-    """Why no further repetition was made, by the rules of `bench.runner.Tally`, which looks at the first interval."""
+    """Why no further repetition was made, judged like the runner does by the first interval."""
     if not pool:
         return ""
-    settings, done = pool[-1].record.settings, len(pool)
-    if settings.repetitions is not None:
-        return "repetitions" if done >= settings.repetitions else "interrupted"
-    if done < LEAST_REPETITIONS:
-        return "interrupted"
     main = [next(iter(repetition.measurement.intervals.values())) for repetition in pool]
-    if stats.enough([stats.median(samples.samples_ns) for samples in main], settings.precision_target):
-        return "precision"
     spent_s = sum(repetition.record.telemetry.get("spent_ns") or 0 for repetition in pool) / 1e9
-    if spent_s >= settings.budget_s:
-        return "budget"
-    return "repetitions" if done >= MOST_REPETITIONS else "interrupted"
+    medians = [stats.median(samples.samples_ns) for samples in main]
+    return stats.stop_reason(medians, spent_s, pool[-1].record.settings) or "interrupted"

@@ -20,7 +20,7 @@ import psutil
 
 from bench import backends, catalog, parity, worker
 from bench.backends import Setup
-from bench.errors import Unavailable
+from bench.errors import BenchError, Unavailable
 from bench.jobs import Order, Probe
 from bench.schema import Settings
 
@@ -84,12 +84,17 @@ def _refusal(task: Task) -> str:
 
 
 def other_kind(task: Task) -> dict[str, Any]:
-    """The worker's answer where the backend is asked to serve a kind of device that it does not name."""
+    """What `probe` raises for each kind of device that the backend does not name."""
     backend = backends.get(task.backend)
     kinds = {profile.kind: profile for profile in catalog.profiles().values()}
-    strangers = [profile for kind, profile in kinds.items() if kind not in backend.kinds]
-    answers = [worker.answer_to(Probe(task.backend, profile)) for profile in strangers]
-    return {"answers": [[getattr(answer, "status", "ok"), getattr(answer, "reason", "")] for answer in answers]}
+    raised = []
+    for kind, profile in kinds.items():
+        if kind not in backend.kinds:
+            try:
+                raised.append(["", backend.probe(profile)])
+            except BenchError as error:
+                raised.append([type(error).__name__, str(error)])
+    return {"raised": raised}
 
 
 def inferring(task: Task) -> dict[str, Any]:

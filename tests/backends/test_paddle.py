@@ -2,11 +2,14 @@
 
 import os
 import struct
+from pathlib import Path
+from statistics import median
 
 import pytest
 
 from bench.backends import paddle
 from bench.errors import Failed
+from bench.schema import Settings
 
 LINES = """onednn_verbose,v1,info,oneDNN v3.6.2
 onednn_verbose,v1,primitive,create:cache_miss,cpu,convolution,jit:avx512_core,forward_inference,src:f32::blocked:acdb
@@ -144,9 +147,25 @@ def test_absent_parameters_are_named(tmp_path):
             "(InvalidArgument) Invalid model file. (at /paddle/interface.cc:104)\n",
             "(InvalidArgument) Invalid model file.",
         ),
+        ("(NotFound) Cannot open file /home/me/m.json\n", "(NotFound) Cannot open file m.json"),
         ("stack\nlast line", "last line"),
         ("", "RuntimeError"),
     ],
 )
 def test_of_a_complaint_the_line_that_says_what_was_wrong_is_kept(said, understood):
-    assert paddle._complaint(RuntimeError(said)) == understood
+    assert paddle._said(RuntimeError(said), Path("/home/me/m.json")) == understood
+
+
+@pytest.mark.runtime
+def test_tensors_freed_in_a_second_thread_show_as_a_reason_for_doubt(stands, reference):
+    """What Paddle does unless told otherwise: its second thread takes the only CPU again and again."""
+    stand, settings = stands["paddle"], Settings(warmup=10, iterations=50)
+    choices = ("eager_delete=off", "eager_delete=on")
+    found = {choice: stand.measure(batch_size=1, choice=choice, settings=settings) for choice in choices}
+    per_call = {choice: median(_switches(answer)) for choice, answer in found.items()}
+    assert per_call["eager_delete=on"] > 10 > per_call["eager_delete=off"]
+    assert "preempted" in {doubt.reason for doubt in found["eager_delete=on"].validity}
+
+
+def _switches(answer):
+    return answer.measurement.intervals["compute"].telemetry.involuntary_switches or (0,)

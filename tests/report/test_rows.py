@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from bench import catalog, report, runner
 from bench.errors import UsageError
-from bench.report.rows import LEAST_REPETITIONS, MOST_REPETITIONS, Row, rows
+from bench.report.rows import Row, rows
 from bench.schema import Artifact, Measurement, Samples, Validity
 from bench.store import Run
 
@@ -151,11 +151,6 @@ def test_why_it_stopped(wanted, spread, spent_s, count, stopped):
     assert tally.finished(records[0].settings) == (stopped != "interrupted")
 
 
-def test_the_limits_are_the_runners():
-    assert MOST_REPETITIONS == runner.MOST_REPETITIONS
-    assert LEAST_REPETITIONS == runner.LEAST_REPETITIONS
-
-
 # Which records count
 
 
@@ -166,6 +161,12 @@ def test_the_newest_run_that_has_a_case_wins():
         one, four = rows(runs, CARDS)
         assert (one.run_id, one.latency_ms, one.repetitions) == ("run2", pytest.approx(5.0, rel=1e-3), 1)
         assert (four.run_id, four.latency_ms) == ("run1", pytest.approx(30.0, rel=1e-3))
+
+
+@pytest.mark.parametrize(("status", "shown"), [("unavailable", "run1"), ("unsupported", "run1"), ("failed", "run2")])
+def test_a_number_is_superseded_by_a_failure_but_not_for_want_of_a_runtime(status, shown):
+    old, new = run(ok(case())), run(bad(case(), status, day=2), day=2)
+    assert [only(*runs).run_id for runs in ([old, new], [new, old])] == [shown, shown]
 
 
 def test_runs_put_into_one_file_stay_apart():

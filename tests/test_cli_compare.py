@@ -1,0 +1,304 @@
+"""`bench compare` as a user runs it: real processes, the simulated backend, and short mechanical runs of each runtime."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+from command import environ
+
+from bench import compare, environment, stages, store
+from bench.artifacts import Cache, default_root
+from bench.compare import Contest, settle
+from bench.prepare import Workshop
+from bench.schema import Settings
+from bench.subjects import Asked, Terms, matches
+
+# The commands as `bench` has them; hung up here, too, so that this file can be run before they are there.
+SCRIPT = """
+from bench import cli, cli_compare
+cli.bench.add_command(cli_compare.compare)
+cli.main()
+"""
+AA = ("compare", "simulated", "simulated", "--model", "MobileNetV2")
+
+
+@pytest.fixture
+def bench(tmp_path):
+    """Runs it in an empty folder, with a cache of its own."""
+
+    def run(*words, **options):
+        return subprocess.run(
+            [sys.executable, "-c", SCRIPT, *words],
+            cwd=tmp_path,
+            env=environ(tmp_path / "cache"),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+            **options,
+        )
+
+    return run
+
+
+def the_run(folder):
+    (path,) = store.paths(folder / "results")
+    return store.read(path)
+
+
+@pytest.mark.parametrize(
+    ("shift", "outcome", "code"), [("1000", "PASS", 0), ("1050", "REGRESSION", 1), ("900", "IMPROVED", 0)]
+)
+def test_verdict_and_exit_code(bench, shift, outcome, code, tmp_path):
+    done = bench(*AA, "--set-b", f"simulated.median_us={shift}")
+    assert done.returncode == code, done.stderr
+    assert done.stdout.startswith(outcome)
+    assert "Traceback" not in done.stderr
+    run = the_run(tmp_path)
+    assert [each.outcome for each in run.comparisons] == [outcome]
+    assert len(run.pairs) == 3
+    assert {pair.run_id for pair in run.pairs} == {run.run_id} == {run.comparisons[0].run_id}
+    assert not run.damaged
+
+
+def test_formats_and_outputs(bench, tmp_path):
+    done = bench(*AA, "--format", "json", "--output", "junit=out/junit.xml", "--output", "markdown=out/summary.md")
+    assert done.returncode == 0, done.stderr
+    (result,) = json.loads(done.stdout)["results"]
+    assert result["outcome"] == "PASS"
+    assert result["evidence"]["pairs"] == 3
+    assert (tmp_path / "out" / "junit.xml").read_text().startswith("<?xml")
+    assert "PASS" in (tmp_path / "out" / "summary.md").read_text()
+
+
+def test_several_cases_and_a_regression_measured_twice(bench, tmp_path):
+    done = bench(*AA, "--batch-size", "1,4", "--set-b", "simulated.median_us=1100")
+    assert done.returncode == 1
+    run = the_run(tmp_path)
+    assert [each.repeated for each in run.comparisons] == [True, True]
+    assert [each.case_a.batch_size for each in run.comparisons] == [1, 4]
+    assert sorted({(pair.key, pair.stage) for pair in run.pairs}) == [
+        (f"MobileNetV2/simulated/cpu/fp32/bs{size}/t1", stage) for size in (1, 4) for stage in (1, 2)
+    ]
+
+
+def test_shift_of_all_cases_is_said_once(bench):
+    done = bench(*AA, "--batch-size", "1,2,3,4,5", "--set-b", "simulated.median_us=1100")
+    assert done.returncode == 1
+    assert done.stdout.count("All cases moved together") == 1
+
+
+def test_noise_is_inconclusive_and_may_be_called_something_else(bench):
+    noisy = ("--set", "simulated.process_sigma=0.2", "--pairs", "3")
+    done = bench(*AA, *noisy)
+    assert done.returncode == 4, done.stdout
+    assert "It can't be told" in done.stdout
+    assert bench(*AA, *noisy, "--inconclusive", "pass").returncode == 0
+    assert bench(*AA, *noisy, "--inconclusive", "fail").returncode == 1
+
+
+@pytest.mark.parametrize("fault", ["segfault", "exit3", "raise", "flood"])
+def test_a_runtime_that_fails_is_failed(bench, fault, tmp_path):
+    done = bench(*AA, "--set-b", f"simulated.fault={fault}")
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.startswith("FAILED")
+    assert the_run(tmp_path).comparisons[0].status == "failed"
+
+
+def test_a_hang_is_failed(bench):
+    done = bench(*AA, "--set-b", "simulated.fault=hang", "--timeout", "1s")
+    assert done.returncode == 1
+    assert "no answer within 1 s" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("compare",), 2, "nothing tells A and B apart"),
+        (("compare", "A"), 2, "two sides are needed"),
+        (("compare", "NoSuchNet", "NoSuchNet", "--backend", "simulated"), 2, "no model 'NoSuchNet'"),
+        (("compare", "no.onnx", "no.onnx", "--backend", "simulated"), 2, "no model file"),
+        (("compare", "MobileNetV1*", "MobileNetV2", "--backend", "simulated"), 2, "is not one model"),
+        (("compare", "MobileNetV2", "MobileNetV2", "--backend", "nothing"), 2, "no backend 'nothing'"),
+        ((*AA, "--device", "xeon-6148"), 3, "Xeon"),
+        ((*AA, "--margin", "2%", "--tolerance", "2%"), 2, "too close"),
+        ((*AA, "--pairs", "2"), 2, "can't carry a verdict"),
+        ((*AA, "--set-b", "simulated.colour=red"), 2, "no option of simulated 'colour'"),
+        ((*AA, "--set-b", "paddle.onednn=off"), 2, "no backend in this comparison 'paddle'"),
+        ((*AA, "--output", "poem=x"), 2, "no format 'poem'"),
+        ((*AA, "--margin", "nothing"), 2, "nothing"),
+        ((*AA, "--python-a", "/nowhere/python"), 2, "no Python /nowhere/python"),
+        ((*AA, "--results", "/proc/nowhere"), 2, "cannot write results"),
+    ],
+)
+def test_wrong_words_are_one_line_and_measure_nothing(bench, words, code, said, tmp_path):
+    done = bench(*words)
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+    assert not (tmp_path / "results").exists()
+
+
+def test_what_is_not_here_is_unavailable(bench):
+    done = bench("compare", "tensorrt", "simulated", "--model", "MobileNetV2")
+    assert done.returncode == 3
+    assert done.stdout.startswith("UNAVAILABLE")
+    many = str(len(os.sched_getaffinity(0)) + 1)
+    assert bench(*AA, "--threads", many).returncode == 3
+
+
+def test_interruption_ends_the_workers_and_prints_what_is_known(tmp_path):
+    words = (*AA, "--set", "simulated.process_sigma=0.2", "--set", "simulated.median_us=200", "--pairs", "1000")
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, *words, "--budget", "1h"],
+        cwd=tmp_path,
+        env=environ(tmp_path / "cache"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for _ in range(2):
+        process.stderr.readline()  # a line a pair
+    time.sleep(0.05)  # in the midst of the next
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "interrupted after" in said
+    assert "Traceback" not in said
+    assert not _workers(tmp_path)
+    assert len(the_run(tmp_path).pairs) >= 2
+
+
+def _workers(folder):
+    """Live workers whose order lies below the folder."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = place.read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if "bench.live_worker" in words and str(folder) in words:
+            found.append(words)
+    return found
+
+
+def test_json_lines_are_what_the_types_say(bench, tmp_path):
+    bench(*AA)
+    (path,) = store.paths(tmp_path / "results")
+    for line in path.read_bytes().splitlines()[1:]:
+        assert "schema" in json.loads(line)
+    pair = the_run(tmp_path).pairs[0]
+    assert len(pair.a.block_min_ns) == len(pair.b.block_median_ns) == pair.blocks
+    assert pair.a.warmup_ns
+    assert pair.a.version == "simulated"
+
+
+# Each runtime: mechanics, never times
+
+
+@pytest.fixture(scope="module")
+def workshop():
+    return Workshop(Cache(default_root()), Settings(), environment.cpus_available(), lambda _: None)
+
+
+def short(asked, workshop, folder, monkeypatch, kept, **terms):
+    """A contest of three little pairs; what it comes to and what was kept of it."""
+    monkeypatch.setattr("bench.pairs.LEAST_PAIR_NS", 0.1e9)
+    (match,) = matches(asked, environment.describe(), workshop)
+    assert match.status == "ok", match.reason
+    terms = Terms(pairs=3, **terms)
+    stage = stages.LiveStage(match.key, match.a, match.b, terms, workshop.cpus, folder)
+    return settle(match, Contest(stage, terms, keep=kept.append))[0]
+
+
+@pytest.mark.runtime
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("backend", ["paddle", "onnxruntime", "openvino"])
+def test_mechanics_of_each_runtime(backend, threads, workshop, tmp_path, monkeypatch):
+    if threads > len(workshop.cpus):
+        pytest.skip(f"{threads} CPUs are needed")
+    kept = []
+    asked = Asked(sides=("MobileNetV1_x0_25",) * 2, backends=(backend,), threads=(threads,))
+    found = short(asked, workshop, tmp_path, monkeypatch, kept)
+    assert found.status == "ok", found.reason
+    assert found.same.max_error == 0
+    assert len(kept) >= 3
+    for record in kept:
+        assert len(record.cpus) == threads
+        assert "other_cpus" not in [each.reason for each in record.validity]
+        for side in (record.a, record.b):
+            assert len(side.block_min_ns) == len(side.probe_ns) == record.blocks >= 24
+            assert side.parity.max_error <= side.parity.tolerance
+            # Decoding a command and encoding an answer take some 50 us; a spinning pool would take all that the other
+            # side is timed for.
+            assert side.idle_cpu_ns / record.blocks < 2e6
+    assert found.evidence["idle_cpu_share_a"] < 0.25
+
+
+@pytest.mark.runtime
+def test_idle_side_stands_still_while_the_other_is_timed(workshop, tmp_path, monkeypatch):
+    """The kernel's own account of the spinning pools of ONNX Runtime, read around each block of the other side."""
+    if len(workshop.cpus) < 2:
+        pytest.skip("2 CPUs are needed")
+    from bench import pairs
+
+    spent = []
+
+    def alternate(game, workers):
+        for _ in range(6):
+            for side, other in (("A", "B"), ("B", "A")):
+                before = workers[other].snapshot()
+                game.done[side].append(workers[side].block(20, game.latency_ns))
+                after = workers[other].snapshot()
+                spent.append(
+                    sum(run for run, _ in after.threads.values()) - sum(run for run, _ in before.threads.values())
+                )
+
+    monkeypatch.setattr(pairs._Game, "_alternate", alternate)
+    asked = Asked(sides=("MobileNetV1_x0_25",) * 2, backends=("onnxruntime",), threads=(2,))
+    found = short(asked, workshop, tmp_path, monkeypatch, [])
+    assert found.status == "ok", found.reason
+    assert spent == [0] * len(spent)
+
+
+@pytest.mark.runtime
+def test_different_networks_are_no_regression(workshop, tmp_path, monkeypatch):
+    asked = Asked(sides=("MobileNetV1_x0_25", "MobileNetV1_x0_5"), backends=("onnxruntime",))
+    found = short(asked, workshop, tmp_path, monkeypatch, [])
+    assert found.status == "failed"
+    assert "outputs of A and B differ" in found.reason
+    assert found.outcome is None
+
+
+@pytest.mark.runtime
+def test_an_engine_is_made_by_the_python_that_runs_it(workshop, tmp_path, monkeypatch):
+    kept = []
+    asked = Asked(models=("MobileNetV1_x0_25",), backends=("openvino",), python_b=sys.executable)
+    found = short(asked, workshop, tmp_path, monkeypatch, kept)
+    assert found.status == "ok", found.reason
+    assert found.version_a == found.version_b
+    assert found.artifact_b.format == "onnx"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.runtime
+def test_an_injected_sleep_is_seen_by_one_clock_only(workshop, tmp_path, monkeypatch):
+    from bench.live_worker import Injection
+
+    asked = Asked(sides=("MobileNetV1_x0_25",) * 2, backends=("onnxruntime",))
+    (match,) = matches(asked, environment.describe(), workshop)
+    slow = msgspec.structs.replace(match, b=compare.slower(match.b, Injection("sleep", 1.0)))
+    monkeypatch.setattr("bench.pairs.LEAST_PAIR_NS", 0.1e9)
+    terms = Terms(pairs=3)
+    stage = stages.LiveStage(slow.key, slow.a, slow.b, terms, workshop.cpus, tmp_path)
+    kept = []
+    settle(slow, Contest(stage, terms, keep=kept.append))
+    for record in kept:
+        assert record.b.median_ns > 1.5 * record.b.median_cpu_ns
