@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from bench import parity
 from bench.errors import BenchError, Unavailable, Unsupported, UsageError
+from bench.schema import PARENT_VARIABLE
 
 if TYPE_CHECKING:
     from bench.backends import Arrays, Session
@@ -46,6 +47,9 @@ def confine(limits: Limits) -> None:
 
         set_parent_death_signal = 1
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+        # The signal comes only for a death from now on.
+        if os.environ.get(PARENT_VARIABLE) not in (None, str(os.getppid())):
+            os._exit(1)
 
 
 class Trouble(NamedTuple):

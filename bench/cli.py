@@ -1,14 +1,31 @@
 """Arguments → one call each. Results go to standard output; progress, warnings and errors to standard error."""
 
-import os
+import signal
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from bench import __version__
+from bench.arguments import (
+    EXPORTED,
+    INTERVALS,
+    NAMES,
+    NUMBERS,
+    PRECISIONS,
+    assigned,
+    checked,
+    flatten,
+    listed,
+    one_of,
+    positive,
+    seconds,
+    share,
+    show,
+    size,
+)
 from bench.errors import BenchError, UsageError
 
 if TYPE_CHECKING:
@@ -16,88 +33,6 @@ if TYPE_CHECKING:
     from bench.schema import Record
 
 INTERRUPTED = 130
-ItemT = TypeVar("ItemT")
-
-
-# What an argument may look like
-
-
-def listed(metavar: str, convert: Callable[[str], Any]) -> Callable[[Any], Any]:
-    """`1,4,8` → (1, 4, 8), each item converted and checked by `convert`."""
-    return checked(metavar, lambda text: tuple(convert(item.strip()) for item in text.split(",")))
-
-
-def checked(metavar: str, convert: Callable[[str], Any]) -> Callable[[Any], Any]:
-    """A type of option: what `convert` makes of its text, whose ValueError says what is wrong with it."""
-
-    def of(value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        try:
-            return convert(value.strip())
-        except ValueError as error:
-            raise click.BadParameter(f"{value!r} ({error})") from error
-
-    of.__name__ = metavar
-    return of
-
-
-def positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError("a whole number from 1 on is needed")
-    return int(text)
-
-
-def seconds(text: str) -> float:
-    """`20s`, `1.5m`, `500ms`, or plain seconds."""
-    for unit, factor in (("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)):
-        if text.endswith(unit):
-            return _above_zero(text.removesuffix(unit)) * factor
-    return _above_zero(text)
-
-
-def share(text: str) -> float:
-    """`1%` or `0.01`."""
-    return _above_zero(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-
-
-def size(text: str) -> int:
-    """`4GiB`, `512MiB`, or plain bytes."""
-    for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("GB", 10**9), ("MB", 10**6)):
-        if text.endswith(unit):
-            return int(_above_zero(text.removesuffix(unit)) * factor)
-    return int(_above_zero(text))
-
-
-def _above_zero(text: str) -> float:
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise ValueError("a number above 0 is needed")
-    return number
-
-
-def one_of(*allowed: str) -> Callable[[str], str]:
-    def convert(text: str) -> str:
-        if text not in allowed:
-            raise ValueError(f"choose from {', '.join(allowed)}")
-        return text
-
-    return convert
-
-
-EXPORTED = ("paddle", "onnx", "openvino", "tensorrt", "paddle_lite")
-NUMBERS = listed("N,N,…", positive)
-PRECISIONS = listed("PRECISION,…", one_of("fp32", "fp16", "bf16", "int8"))
-INTERVALS = listed("INTERVAL,…", one_of("compute", "end_to_end"))
-NAMES = listed("NAME,…", str)
-
-
-def flatten(groups: Iterable[Iterable[ItemT]]) -> tuple[ItemT, ...]:
-    """What a repeatable option with lists in it means: all of them, each once, in order."""
-    return tuple(dict.fromkeys(item for group in groups for item in group))
-
-
-# The commands
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -153,7 +88,7 @@ def run(ctx: click.Context, /, **options: Any) -> None:
     from bench import progress, report, session
 
     command = ("bench", *sys.argv[1:])
-    if options["resume"]:
+    if options["resume"] is not None:
         _refuse_plan_options(ctx)
         earlier = session.find_run(options["results"], options["resume"])
         with progress.choose(options["quiet"]) as shown:
@@ -166,7 +101,7 @@ def run(ctx: click.Context, /, **options: Any) -> None:
         with progress.choose(options["quiet"]) as shown:
             outcome = session.start(request, options["results"], command, shown)
     built = report.build(outcome.path)
-    click.echo(report.get(options["format_"]).render(built), nl=False)
+    show(report.get(options["format_"]).render(built))
     click.echo(f"bench: {tally(outcome.records)}; records: {outcome.path}", err=True)
     sys.exit(exit_code(outcome.records))
 
@@ -216,121 +151,20 @@ def request_from(options: dict[str, Any]) -> "Request":
     )
 
 
-def assigned(assignments: Iterable[str]) -> dict[str, dict[str, str]]:
-    """`("paddle.onednn=off",)` → {"paddle": {"onednn": "off"}}."""
-    options: dict[str, dict[str, str]] = {}
-    for assignment in assignments:
-        target, equals, value = assignment.partition("=")
-        backend, dot, option = target.partition(".")
-        if not (equals and dot and backend and option):
-            raise UsageError(f"cannot read --set {assignment!r}", "", "write it as BACKEND.OPTION=VALUE")
-        options.setdefault(backend, {})[option] = value
-    return options
-
-
-@bench.command(name="list")
-@click.argument("what", type=click.Choice(["models", "devices", "backends", "results"]))
-@click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True)
-@click.option("--results", type=click.Path(path_type=Path), default="results", show_default=True)
-def list_(what: str, format_: str, results: Path) -> None:
-    """Models, devices, backends or results, and why something is not available here."""
-    from bench import listing
-
-    hidden = frozenset[str]()
-    if what == "results":
-        rows, troubles = listing.results(results)
-        for trouble in troubles:
-            click.echo(f"bench: {trouble}", err=True)
-        hidden = frozenset({"command"})
-    else:
-        rows = {"models": listing.models, "devices": listing.devices, "backends": listing.runtimes}[what]()
-        hidden = frozenset({"source"}) if what == "models" else hidden
-    click.echo(listing.as_json(rows) if format_ == "json" else listing.as_text(rows, hidden), nl=False)
-
-
-@bench.command()
-@click.option("--device", default="cpu", show_default=True, metavar="ID", help="What to look for.")
-def doctor(device: str) -> None:
-    """What this machine is, what works here, what makes it noisy, and what to do about it."""
-    from bench import catalog
-    from bench import doctor as doctor_
-
-    lines, usable = doctor_.examine(catalog.profile(device))
-    click.echo("\n".join(lines))
-    sys.exit(0 if usable else 3)
-
-
-@bench.command()
-@with_options(MODEL_OPTIONS)
-@click.option(
-    "--to",
-    "formats",
-    type=listed("FORMAT,…", one_of(*EXPORTED)),
-    multiple=True,
-    required=True,
-    help=", ".join(EXPORTED),
-)
-@click.option(
-    "--output", type=click.Path(path_type=Path), default="exported", show_default=True, help="Folder to fill."
-)
-@click.option("--quiet", is_flag=True, help="No progress.")
-def export(models: Any, families: Any, input_shape: Any, weights: str, formats: Any, output: Path, quiet: bool) -> None:
-    """Artifacts only: models in the formats of --to."""
-    from bench import progress, session
-
-    with progress.choose(quiet) as shown:
-        for path in session.export(models, families, input_shape, weights, flatten(formats), output, shown):
-            click.echo(path)
-
-
-@bench.command()
-@click.option("--format", "format_", default="markdown", show_default=True, metavar="NAME")
-@click.option(
-    "--results", type=click.Path(path_type=Path), default="results", show_default=True, help="Folder or file."
-)
-@click.option("--family", help="Only this family.")
-@click.option("--device", help="Only this device.")
-@click.option("--model", help="Only this model.")
-@click.option("--backend", help="Only this backend.")
-@click.option("--run", "run_id", help="Only this run.  [default: the newest run that has a case]")
-@click.option("--interval", type=click.Choice(["compute", "end_to_end"]), help="Only this interval.")
-@click.option("--output", type=click.Path(path_type=Path), help="Write into this folder instead of printing.")
-def report(format_: str, results: Path, output: Path | None, **filters: Any) -> None:
-    """Tables from records."""
-    from bench import report as reports
-
-    format_module = reports.get(format_)
-    built = reports.build(results, **filters)
-    for warning in built.warnings:
-        click.echo(f"bench: {warning}", err=True)
-    text = format_module.render(built)
-    if output is None:
-        click.echo(text, nl=False)
-        return
-    path = output / f"report{format_module.suffix}"
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"cannot write {path}", error.strerror or str(error), "name another folder") from error
-    click.echo(path)
-
-
 def show_plan(plan: "Plan", request: "Request", format_: str) -> None:
     import msgspec
 
     if format_ == "json":
         data = {"cases": plan.cases, "left_out": plan.left_out, "estimate_s": plan.estimate_s(request.settings)}
-        click.echo(msgspec.json.format(msgspec.json.encode(data)))
+        show(msgspec.json.format(msgspec.json.encode(data)).decode() + "\n")
         return
-    for case in plan.cases:
-        click.echo(case.key)
-    for left in plan.left_out:
-        click.echo(f"{left.case.key}  {left.status}: {left.reason}")
     minutes = plan.estimate_s(request.settings) / 60
-    click.echo(
-        f"{len(plan.cases)} cases to measure, {len(plan.left_out)} left out; about {minutes:.0f} minutes at most"
-    )
+    lines = [
+        *(case.key for case in plan.cases),
+        *(f"{left.case.key}  {left.status}: {left.reason}" for left in plan.left_out),
+        f"{len(plan.cases)} cases to measure, {len(plan.left_out)} left out; about {minutes:.0f} minutes at most",
+    ]
+    show("\n".join(lines) + "\n")
 
 
 def tally(records: "Iterable[Record]") -> str:
@@ -352,6 +186,8 @@ def exit_code(records: "Iterable[Record]") -> int:
 def main() -> NoReturn:
     """Runs the command line. Errors are one line, and exit codes are the contract's."""
     debug = "--debug" in sys.argv
+    # A cancelled CI job ends as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = bench.main(standalone_mode=False)
     except click.ClickException as error:
@@ -359,14 +195,10 @@ def main() -> NoReturn:
     except (KeyboardInterrupt, click.Abort):
         click.echo("bench: interrupted; finished repetitions are saved; go on with: bench run --resume", err=True)
         code = INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output has gone, as `| head` does: nothing is wrong.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    except BenchError as error:
+    except (BenchError, OSError) as error:
         if debug:
             raise
-        code = complain(error, error.exit_code)
+        code = complain(error, getattr(error, "exit_code", 1))
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -19,10 +19,10 @@ def late(metavar: str, convert: str) -> Callable[[Any], Any]:
     """A type of option by its name in bench.cli, which imports this file and so can only be imported later."""
 
     def of(value: Any) -> Any:
-        from bench import cli
+        from bench import arguments
 
         known = getattr(cli, convert)
-        return known(value) if convert.isupper() else cli.checked(metavar, known)(value)
+        return known(value) if convert.isupper() else arguments.checked(metavar, known)(value)
 
     of.__name__ = metavar
     return of
@@ -105,7 +105,7 @@ def _finished(suite: Any, shown: Any) -> bool:
 
 
 def asked_from(options: dict[str, Any]) -> "Asked":
-    from bench import cli
+    from bench import arguments
     from bench.subjects import Asked, Terms
 
     terms = Terms(
@@ -118,13 +118,13 @@ def asked_from(options: dict[str, Any]) -> "Asked":
     same = ("sides", "models", "device", "input_shape", "weights", "python_a", "python_b")
     return Asked(
         **{name: options[name] for name in same},
-        backends=cli.flatten(options["backends"]),
-        precisions=cli.flatten(options["precisions"]),
-        batch_sizes=cli.flatten(options["batch_sizes"]) or (1,),
-        threads=cli.flatten(options["threads"]) or (1,),
-        options=cli.assigned(options["assignments"]),
-        options_a=cli.assigned(options["set_a"]),
-        options_b=cli.assigned(options["set_b"]),
+        backends=arguments.flatten(options["backends"]),
+        precisions=arguments.flatten(options["precisions"]),
+        batch_sizes=arguments.flatten(options["batch_sizes"]) or (1,),
+        threads=arguments.flatten(options["threads"]) or (1,),
+        options=arguments.assigned(options["assignments"]),
+        options_a=arguments.assigned(options["set_a"]),
+        options_b=arguments.assigned(options["set_b"]),
         terms=terms,
     )
 
@@ -134,12 +134,12 @@ def asked_from(options: dict[str, Any]) -> "Asked":
 
 def trials(text: str) -> tuple[float, int]:
     """`3%:20` → (0.03, 20)."""
-    from bench import cli
+    from bench import arguments
 
     size, colon, count = text.partition(":")
     if not colon:
         raise ValueError("write it as 3%:20")
-    return cli.share(size), cli.positive(count)
+    return arguments.share(size), arguments.positive(count)
 
 
 def checked_trials(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> dict[float, int]:
@@ -193,11 +193,11 @@ def live(file: Path | None, report: bool, format_: str, quiet: bool, **options: 
 
 def wanted(options: dict[str, Any]) -> Any:
     """What to try: a number of each, or a mixture for a time."""
-    from bench import cli
+    from bench import arguments
     from bench.errors import UsageError
     from bench.selfcheck import live as trying
 
-    place = options["model"], cli.flatten(options["backends"]) or trying.usable(), options["threads"]
+    place = options["model"], arguments.flatten(options["backends"]) or trying.usable(), options["threads"]
     if options["aa"] is None and not options["slow"]:
         if options["loads"]:
             raise UsageError("--load goes with --aa or --slow", "without them every load has its turn", "leave it out")

@@ -72,7 +72,9 @@ def _check_size(card: ModelCard, network: Any, params: int) -> None:
         raise Failed(f"{card.name} has {params} trained parameters", f"its card says {expected}")
     convolutions = sum(isinstance(layer, paddle.nn.Conv2D) for layer in network.sublayers())
     if card.fused and convolutions != card.fused.convolutions:
-        raise Failed(f"{card.name} has {convolutions} convolutions when fused", f"its card says {card.fused.convolutions}")
+        raise Failed(
+            f"{card.name} has {convolutions} convolutions when fused", f"its card says {card.fused.convolutions}"
+        )
 
 
 def _fuse(network: Any, card: ModelCard) -> float:

@@ -253,8 +253,14 @@ class Workshop:
         found = self.inspect(card)[0].shape[1:]
         asked = card.input_shape or (None,) * len(found)
         name, takes = Path(card.file).name, "x".join(str(size or "?") for size in found)
-        if len(asked) != len(found) or any(size not in (None, given) for size, given in zip(found, asked, strict=True) if given):
-            raise UsageError(f"--input-shape does not fit {name}", f"it takes {takes}", "give those sizes, and your own where it has a ?")
+        if len(asked) != len(found) or any(
+            size not in (None, given) for size, given in zip(found, asked, strict=True) if given
+        ):
+            raise UsageError(
+                f"--input-shape does not fit {name}",
+                f"it takes {takes}",
+                "give those sizes, and your own where it has a ?",
+            )
         shape = tuple(size or given for size, given in zip(found, asked, strict=True))
         if None in shape:
             raise UsageError(f"{name} leaves its input shape open", takes, "say it with: --input-shape 3,224,224")

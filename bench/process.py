@@ -15,6 +15,7 @@ import msgspec
 from filelock import FileLock
 
 from bench.jobs import AnyAnswer, Order, Problem
+from bench.schema import PARENT_VARIABLE
 
 LOG_TAIL_BYTES = 2000
 LONGEST_POLL_MS = 2**31 - 1  # 24 days
@@ -89,7 +90,7 @@ def _environ(extra: Mapping[str, str]) -> dict[str, str]:
     """
     users = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     path = os.pathsep.join([str(Path(__file__).resolve().parents[1]), *users])
-    return {**os.environ, "PYTHONPATH": path, **extra}
+    return {**os.environ, "PYTHONPATH": path, PARENT_VARIABLE: str(os.getpid()), **extra}
 
 
 def _wait(worker: "subprocess.Popen[bytes]", timeout_s: float) -> bool:

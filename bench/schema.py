@@ -9,13 +9,15 @@ from typing import Any, Literal
 import msgspec
 
 SCHEMA = 1
+#: the environment variable that tells a worker whose child it is
+PARENT_VARIABLE = "BENCH_PARENT"
 
 Status = Literal["ok", "failed", "unsupported", "unavailable"]
 Interval = Literal["compute", "end_to_end", "device"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
 
-class Frozen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class Frozen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Immutable, and deaf to no misspelt field."""
 
 

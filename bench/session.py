@@ -98,13 +98,7 @@ def resume(earlier: Run, command: tuple[str, ...], progress: Progress) -> Outcom
     first = earlier.headers[0]
     request = _request_of(first)
     description = environment.describe()
-    here, there = environment.machine_class(description), environment.machine_class(first.environment)
-    if here != there:
-        raise UsageError(
-            f"run {first.run_id} was started on another machine",
-            f"class {there}, this one is {here}",
-            "start a new run",
-        )
+    _refuse_other_place(first, description)
     planned = make_plan(request, description)
     workshop = _workshop(request, progress)
     _read_own_models(planned, workshop)
@@ -112,6 +106,18 @@ def resume(earlier: Run, command: tuple[str, ...], progress: Progress) -> Outcom
     with RunFile.reopen(earlier.path, header) as file:
         # Only now, under the file's lock, is it certain that nobody else is adding to it.
         return _run(planned, request, workshop, file, header, store.read(earlier.path).records, progress)
+
+
+def _refuse_other_place(first: Header, description: Mapping[str, Any]) -> None:
+    """Repetitions from another machine, or of another runtime, are not of the same case."""
+    here, there = environment.machine_class(description), environment.machine_class(first.environment)
+    if here != there:
+        found = f"class {there}, this one is {here}"
+        raise UsageError(f"run {first.run_id} was started on another machine", found, "start a new run")
+    now, then = description["packages"], first.environment.get("packages", {})
+    changed = [f"{name} {then.get(name)} then, {now[name]} now" for name in now if now[name] != then.get(name)]
+    if changed:
+        raise UsageError(f"run {first.run_id} was started with other packages", ", ".join(changed), "start a new run")
 
 
 def _request_of(header: Header) -> Request:
@@ -128,6 +134,8 @@ def find_run(results: Path, run_id: str) -> Run:
 
     Raises UsageError where there is none, and where there are several.
     """
+    if not run_id:
+        raise UsageError("--resume names no run", "it is empty", "leave its value out for the latest, or give an ID")
     if run_id == "latest":
         runs = list(_begun(store.paths(results)))
     else:

@@ -93,7 +93,9 @@ def advice(found: Comparison) -> str:
     if not found.needed:
         return "more pairs would not settle it; the reason says what else may"
     if found.needed > MANY_PAIRS:
-        return f"about {found.needed} pairs would be needed with so much noise; compare again when the machine is calmer"
+        return (
+            f"about {found.needed} pairs would be needed with so much noise; compare again when the machine is calmer"
+        )
     return f"allow more: --pairs {found.needed} --budget {_budget_s(found)}s"
 
 

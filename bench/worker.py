@@ -20,7 +20,7 @@ from bench.artifacts import Made
 from bench.backends import Setup
 from bench.catalog import profile
 from bench.child import confine, infer, peak_memory_bytes, trouble
-from bench.errors import Failed, Unavailable
+from bench.errors import Failed, Unavailable, UsageError
 from bench.jobs import (
     AnyAnswer,
     AnyJob,

@@ -128,5 +128,3 @@ def bench(*words: object) -> tuple[int, str, str]:
         return int(end.code or 0), out.getvalue(), err.getvalue()
     finally:
         sys.argv = before
-
-

@@ -595,7 +595,7 @@ def test_denormals_are_counted():
 
 SCRIPT = """
 import sys
-from bench import catalog, export, weights
+from bench import weights
 print(*sorted({"numpy", "paddle"} & set(sys.modules)))
 """
 
