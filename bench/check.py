@@ -27,7 +27,7 @@ SESSION_SDS: dict[Kind, float] = {"normalised": verdict.SESSION_SD, "raw": 0.025
 ERROR = 0.01
 
 
-class NoBaseline(BenchError):  # noqa: N818 - named for what is missing, like its siblings
+class NoBaseline(BenchError):
     """Nothing that the contender measured is in the baseline: no verdict, and no pass either."""
 
     exit_code = 4

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from bench import __version__
+from bench import __version__, cli_compare, cli_gate
 from bench.arguments import (
     EXPORTED,
     INTERVALS,
@@ -149,6 +149,119 @@ def request_from(options: dict[str, Any]) -> "Request":
         settings=settings,
         options=assigned(options["assignments"]),
     )
+
+
+@bench.command(name="list")
+@click.argument("what", type=click.Choice(["models", "devices", "backends", "results"]))
+@click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option("--results", type=click.Path(path_type=Path), default="results", show_default=True)
+def list_(what: str, format_: str, results: Path) -> None:
+    """Models, devices, backends or results, and why something is not available here."""
+    from bench import listing
+
+    hidden = frozenset[str]()
+    if what == "results":
+        rows, troubles = listing.results(results)
+        for trouble in troubles:
+            click.echo(f"bench: {trouble}", err=True)
+        hidden = frozenset({"command"})
+    else:
+        rows = {"models": listing.models, "devices": listing.devices, "backends": listing.runtimes}[what]()
+        hidden = frozenset({"source"}) if what == "models" else hidden
+    show(listing.as_json(rows) if format_ == "json" else listing.as_text(rows, hidden))
+
+
+@bench.command()
+@click.option("--device", default="cpu", show_default=True, metavar="ID", help="What to look for.")
+def doctor(device: str) -> None:
+    """What this machine is, what works here, what makes it noisy, and what to do about it."""
+    from bench import catalog
+    from bench import doctor as doctor_
+
+    lines, usable = doctor_.examine(catalog.profile(device))
+    show("\n".join(lines) + "\n")
+    sys.exit(0 if usable else 3)
+
+
+@bench.command()
+@with_options(MODEL_OPTIONS)
+@click.option(
+    "--to",
+    "formats",
+    type=listed("FORMAT,…", one_of(*EXPORTED)),
+    multiple=True,
+    required=True,
+    help=", ".join(EXPORTED),
+)
+@click.option(
+    "--output", type=click.Path(path_type=Path), default="exported", show_default=True, help="Folder to fill."
+)
+@click.option("--quiet", is_flag=True, help="No progress.")
+def export(models: Any, families: Any, input_shape: Any, weights: str, formats: Any, output: Path, quiet: bool) -> None:
+    """Artifacts only: models in the formats of --to."""
+    from bench import progress, session
+
+    with progress.choose(quiet) as shown:
+        for path in session.export(models, families, input_shape, weights, flatten(formats), output, shown):
+            click.echo(path)
+
+
+@bench.command()
+@click.option("--format", "format_", default="markdown", show_default=True, metavar="NAME")
+@click.option(
+    "--results", type=click.Path(path_type=Path), default="results", show_default=True, help="Folder or file."
+)
+@click.option("--family", help="Only this family.")
+@click.option("--device", help="Only this device.")
+@click.option("--model", help="Only this model.")
+@click.option("--backend", help="Only this backend.")
+@click.option("--run", "run_id", help="Only this run.  [default: the newest run that has a case]")
+@click.option("--interval", type=click.Choice(["compute", "end_to_end"]), help="Only this interval.")
+@click.option("--output", type=click.Path(path_type=Path), help="Write into this folder instead of printing.")
+def report(format_: str, results: Path, output: Path | None, **filters: Any) -> None:
+    """Tables from records."""
+    from bench import report as reports
+
+    format_module = reports.get(format_)
+    built = reports.build(results, **filters)
+    for warning in built.warnings:
+        click.echo(f"bench: {warning}", err=True)
+    text = format_module.render(built)
+    if output is None:
+        show(text)
+        return
+    path = output / f"report{format_module.suffix}"
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write {path}", error.strerror or str(error), "name another folder") from error
+    click.echo(path)
+
+
+@bench.group()
+def selfcheck() -> None:
+    """The benchmark of our own detector: false alarms, power, smallest slowdown it can see."""
+
+
+@selfcheck.command()
+@click.option("--seed", type=int, default=0, show_default=True)
+def replay(seed: int) -> None:
+    """On recorded processes, beside the rules of other tools."""
+    from bench.selfcheck import replay as replaying
+    from bench.selfcheck import targets
+
+    result = replaying.replay(seed)
+    show(targets.render(result))
+    unexpected = targets.unexpected(result)
+    for line in unexpected:
+        click.echo(f"bench: {line}", err=True)
+    sys.exit(1 if unexpected else 0)
+
+
+selfcheck.add_command(cli_compare.live)
+for command in (cli_compare.compare, *cli_gate.COMMANDS):
+    bench.add_command(command)
 
 
 def show_plan(plan: "Plan", request: "Request", format_: str) -> None:

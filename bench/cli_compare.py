@@ -1,12 +1,12 @@
 """The commands that measure side by side: `compare`, and `live` of `selfcheck`. Each is arguments → one call."""
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from bench import arguments
 from bench.cli_gate import gate_options, publish, refuse_bad_outputs
 
 if TYPE_CHECKING:
@@ -15,22 +15,8 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 
 
-def late(metavar: str, convert: str) -> Callable[[Any], Any]:
-    """A type of option by its name in bench.cli, which imports this file and so can only be imported later."""
-
-    def of(value: Any) -> Any:
-        from bench import arguments
-
-        known = getattr(cli, convert)
-        return known(value) if convert.isupper() else arguments.checked(metavar, known)(value)
-
-    of.__name__ = metavar
-    return of
-
-
-NUMBER, NUMBERS = late("N", "positive"), late("N,N,…", "NUMBERS")
-TIME, SHARE, SIZE = late("TIME", "seconds"), late("SHARE", "share"), late("SIZE", "size")
-NAMES, PRECISIONS = late("NAME,…", "NAMES"), late("PRECISION,…", "PRECISIONS")
+NUMBER, TIME = arguments.checked("N", arguments.positive), arguments.checked("TIME", arguments.seconds)
+SHARE, SIZE = arguments.checked("SHARE", arguments.share), arguments.checked("SIZE", arguments.size)
 SETTING = "BACKEND.OPTION=VALUE"
 INTERVALS = ["compute", "end_to_end"]
 
@@ -38,18 +24,20 @@ INTERVALS = ["compute", "end_to_end"]
 @click.command()
 @click.argument("sides", nargs=-1, metavar="[A B]")
 @click.option("--model", "models", multiple=True, metavar="NAME", help="Where A and B are no models. Repeatable.")
-@click.option("--backend", "backends", type=NAMES, multiple=True, help="Where A and B are no backends. Repeatable.")
+@click.option(
+    "--backend", "backends", type=arguments.NAMES, multiple=True, help="Where A and B are no backends. Repeatable."
+)
 @click.option("--set-a", multiple=True, metavar=SETTING, help="A setting of A alone.")
 @click.option("--set-b", multiple=True, metavar=SETTING, help="A setting of B alone.")
 @click.option("--set", "assignments", multiple=True, metavar=SETTING, help="A setting of both.")
 @click.option("--python-a", default="", metavar="PATH", help="The interpreter that A runs under.  [default: this one]")
 @click.option("--python-b", default="", metavar="PATH", help="The interpreter that B runs under.  [default: this one]")
 @click.option("--device", default="cpu", show_default=True, metavar="ID", help="See bench list devices.")
-@click.option("--precision", "precisions", type=PRECISIONS, multiple=True, help="[default: the device's]")
-@click.option("--batch-size", "batch_sizes", type=NUMBERS, multiple=True, help="[default: 1]")
-@click.option("--threads", type=NUMBERS, multiple=True, help="[default: 1]")
+@click.option("--precision", "precisions", type=arguments.PRECISIONS, multiple=True, help="[default: the device's]")
+@click.option("--batch-size", "batch_sizes", type=arguments.NUMBERS, multiple=True, help="[default: 1]")
+@click.option("--threads", type=arguments.NUMBERS, multiple=True, help="[default: 1]")
 @click.option("--interval", type=click.Choice(INTERVALS), default="compute", show_default=True, help="What is timed.")
-@click.option("--input-shape", type=NUMBERS, default=(), help="C,H,W, where a model file leaves it open.")
+@click.option("--input-shape", type=arguments.NUMBERS, default=(), help="C,H,W, where a model file leaves it open.")
 @click.option("--weights", default="random", metavar="random|pretrained|PATH", show_default=True)
 @click.option("--margin", type=SHARE, default="0.5%", show_default=True, help="Slowdowns up to this don't matter.")
 @click.option("--tolerance", type=SHARE, help="The slowdown that a PASS rules out.  [default: 2%, below 1 ms 3%]")
@@ -105,7 +93,6 @@ def _finished(suite: Any, shown: Any) -> bool:
 
 
 def asked_from(options: dict[str, Any]) -> "Asked":
-    from bench import arguments
     from bench.subjects import Asked, Terms
 
     terms = Terms(
@@ -134,7 +121,6 @@ def asked_from(options: dict[str, Any]) -> "Asked":
 
 def trials(text: str) -> tuple[float, int]:
     """`3%:20` → (0.03, 20)."""
-    from bench import arguments
 
     size, colon, count = text.partition(":")
     if not colon:
@@ -151,7 +137,9 @@ def checked_trials(_: click.Context, __: click.Parameter, texts: tuple[str, ...]
 
 @click.command()
 @click.option("--model", default="MobileNetV2", show_default=True, metavar="NAME")
-@click.option("--backend", "backends", type=NAMES, multiple=True, help="Repeatable.  [default: those of this machine]")
+@click.option(
+    "--backend", "backends", type=arguments.NAMES, multiple=True, help="Repeatable.  [default: those of this machine]"
+)
 @click.option("--threads", type=NUMBER, default="1", show_default=True)
 @click.option("--budget", type=TIME, default="10m", show_default=True, help="Not with --aa and --slow, which count.")
 @click.option("--aa", type=click.IntRange(min=0), help="Comparisons of identical programs, for each backend and load.")
@@ -193,7 +181,6 @@ def live(file: Path | None, report: bool, format_: str, quiet: bool, **options: 
 
 def wanted(options: dict[str, Any]) -> Any:
     """What to try: a number of each, or a mixture for a time."""
-    from bench import arguments
     from bench.errors import UsageError
     from bench.selfcheck import live as trying
 

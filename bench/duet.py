@@ -37,7 +37,7 @@ ReplyT = TypeVar("ReplyT", Ready, Warm, Done)
 _reply = msgspec.json.Decoder(AnyReply)
 
 
-class Lost(Exception):  # noqa: N818 - an event of the measurement, not a mistake
+class Lost(Exception):
     """A worker died, hung or talked nonsense. What it measured is of no use, but another one may do better."""
 
     def __init__(self, reason: str, log: str = "") -> None:

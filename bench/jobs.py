@@ -5,7 +5,7 @@ from typing import Any, Literal
 from bench.artifacts import Made
 from bench.backends import Setup
 from bench.catalog import HardwareProfile, ModelCard
-from bench.schema import Case, Frozen, Input, Measurement, Parity, Settings, Validity
+from bench.schema import Frozen, Input, Measurement, Parity, Settings, Validity
 
 
 class Job(Frozen, frozen=True, tag_field="kind"):

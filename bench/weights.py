@@ -263,7 +263,7 @@ def _float32(name: str, array: "Array", model: str) -> "Array":
 # Weights from a file: reading it.
 
 
-class _Refused(Exception):  # noqa: N818 (a state of affairs, as in errors.py)
+class _Refused(Exception):
     """What a sound parameter file never does; the message goes on after "it"."""
 
 

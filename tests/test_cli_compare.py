@@ -1,5 +1,6 @@
-"""`bench compare` as a user runs it: real processes, the simulated backend, and short mechanical runs of each runtime."""
+"""`bench compare` as a user runs it, on the simulated backend; and the mechanics of a pair on each real one."""
 
+import contextlib
 import json
 import os
 import signal
@@ -12,9 +13,10 @@ import msgspec
 import pytest
 from command import environ
 
-from bench import compare, environment, stages, store
+from bench import compare, environment, pairs, stages, store
 from bench.artifacts import Cache, default_root
-from bench.compare import Contest, settle
+from bench.errors import Failed
+from bench.live_worker import Injection
 from bench.prepare import Workshop
 from bench.schema import Settings
 from bench.subjects import Asked, Terms, matches
@@ -208,97 +210,109 @@ def workshop():
     return Workshop(Cache(default_root()), Settings(), environment.cpus_available(), lambda _: None)
 
 
-def short(asked, workshop, folder, monkeypatch, kept, **terms):
-    """A contest of three little pairs; what it comes to and what was kept of it."""
-    monkeypatch.setattr("bench.pairs.LEAST_PAIR_NS", 0.1e9)
-    (match,) = matches(asked, environment.describe(), workshop)
-    assert match.status == "ok", match.reason
-    terms = Terms(pairs=3, **terms)
-    stage = stages.LiveStage(match.key, match.a, match.b, terms, workshop.cpus, folder)
-    return settle(match, Contest(stage, terms, keep=kept.append))[0]
+@pytest.fixture
+def match(workshop):
+    def prepared(**asked):
+        (found,) = matches(Asked(**asked), environment.describe(), workshop)
+        assert found.status == "ok", found.reason
+        return found
+
+    return prepared
+
+
+@pytest.fixture
+def attempt(workshop, tmp_path, monkeypatch):
+    """Plays one little pair of a match. `watch` is called with the other worker before and after each block."""
+    monkeypatch.setattr(pairs, "LEAST_PAIR_NS", 0.1e9)
+
+    def play(match, watch=None, **terms):
+        stage = stages.LiveStage(match.key, match.a, match.b, Terms(**terms), workshop.cpus, tmp_path)
+        if watch:
+            stage = Watched(stage, watch)
+        return pairs.play(stage, 0).record
+
+    return play
+
+
+class Watched:
+    """A stage that lets a test look at the worker that should rest."""
+
+    def __init__(self, stage, watch):
+        self.stage, self.watch, self.workers = stage, watch, {}
+
+    def __getattr__(self, name):
+        return getattr(self.stage, name)
+
+    @contextlib.contextmanager
+    def worker(self, side, attempt, second):
+        with self.stage.worker(side, attempt, second) as worker:
+            self.workers[side] = worker
+            timed = worker.block
+
+            def block(*words):
+                other = self.workers["B" if side == "A" else "A"]
+                self.watch(other)
+                done = timed(*words)
+                self.watch(other)
+                return done
+
+            worker.block = block
+            yield worker
 
 
 @pytest.mark.runtime
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("backend", ["paddle", "onnxruntime", "openvino"])
-def test_mechanics_of_each_runtime(backend, threads, workshop, tmp_path, monkeypatch):
+def test_mechanics(backend, threads, workshop, match, attempt):
+    """Both sides on the same CPUs, all samples there, and the kernel says that the idle side stands still."""
     if threads > len(workshop.cpus):
         pytest.skip(f"{threads} CPUs are needed")
-    kept = []
-    asked = Asked(sides=("MobileNetV1_x0_25",) * 2, backends=(backend,), threads=(threads,))
-    found = short(asked, workshop, tmp_path, monkeypatch, kept)
-    assert found.status == "ok", found.reason
-    assert found.same.max_error == 0
-    assert len(kept) >= 3
-    for record in kept:
-        assert len(record.cpus) == threads
-        assert "other_cpus" not in [each.reason for each in record.validity]
-        for side in (record.a, record.b):
-            assert len(side.block_min_ns) == len(side.probe_ns) == record.blocks >= 24
-            assert side.parity.max_error <= side.parity.tolerance
-            # Decoding a command and encoding an answer take some 50 us; a spinning pool would take all that the other
-            # side is timed for.
-            assert side.idle_cpu_ns / record.blocks < 2e6
-    assert found.evidence["idle_cpu_share_a"] < 0.25
+    seen = []
+    record = attempt(
+        match(sides=("MobileNetV1_x0_25",) * 2, backends=(backend,), threads=(threads,)),
+        watch=lambda other: seen.append(other.snapshot().threads),
+    )
+    assert len(record.cpus) == threads
+    assert "other_cpus" not in [each.reason for each in record.validity]
+    assert record.same.max_error == 0
+    for side in (record.a, record.b):
+        assert len(side.block_min_ns) == len(side.probe_ns) == record.blocks >= 24
+        assert side.parity.max_error <= side.parity.tolerance
+        assert side.median_ns > 0
+    before, after = seen[::2], seen[1::2]
+    assert len(before) == 2 * record.blocks
+    assert before == after
 
 
 @pytest.mark.runtime
-def test_idle_side_stands_still_while_the_other_is_timed(workshop, tmp_path, monkeypatch):
-    """The kernel's own account of the spinning pools of ONNX Runtime, read around each block of the other side."""
-    if len(workshop.cpus) < 2:
-        pytest.skip("2 CPUs are needed")
-    from bench import pairs
-
-    spent = []
-
-    def alternate(game, workers):
-        for _ in range(6):
-            for side, other in (("A", "B"), ("B", "A")):
-                before = workers[other].snapshot()
-                game.done[side].append(workers[side].block(20, game.latency_ns))
-                after = workers[other].snapshot()
-                spent.append(
-                    sum(run for run, _ in after.threads.values()) - sum(run for run, _ in before.threads.values())
-                )
-
-    monkeypatch.setattr(pairs._Game, "_alternate", alternate)
-    asked = Asked(sides=("MobileNetV1_x0_25",) * 2, backends=("onnxruntime",), threads=(2,))
-    found = short(asked, workshop, tmp_path, monkeypatch, [])
-    assert found.status == "ok", found.reason
-    assert spent == [0] * len(spent)
+def test_different_networks_are_no_regression(match, attempt):
+    both = match(sides=("MobileNetV1_x0_25", "MobileNetV1_x0_5"), backends=("onnxruntime",))
+    with pytest.raises(Failed, match="the outputs of A and B differ"):
+        attempt(both)
+    assert attempt(both, outputs="any").same.max_error > 1e-4
 
 
 @pytest.mark.runtime
-def test_different_networks_are_no_regression(workshop, tmp_path, monkeypatch):
-    asked = Asked(sides=("MobileNetV1_x0_25", "MobileNetV1_x0_5"), backends=("onnxruntime",))
-    found = short(asked, workshop, tmp_path, monkeypatch, [])
-    assert found.status == "failed"
-    assert "outputs of A and B differ" in found.reason
-    assert found.outcome is None
+def test_two_backends(match, attempt):
+    record = attempt(match(sides=("onnxruntime", "openvino"), models=("MobileNetV1_x0_25",)))
+    assert 0 < record.same.max_error <= record.same.tolerance
+    assert record.a.version != record.b.version
 
 
 @pytest.mark.runtime
-def test_an_engine_is_made_by_the_python_that_runs_it(workshop, tmp_path, monkeypatch):
-    kept = []
-    asked = Asked(models=("MobileNetV1_x0_25",), backends=("openvino",), python_b=sys.executable)
-    found = short(asked, workshop, tmp_path, monkeypatch, kept)
-    assert found.status == "ok", found.reason
-    assert found.version_a == found.version_b
-    assert found.artifact_b.format == "onnx"
+def test_an_engine_is_made_by_the_python_that_runs_it(match, attempt, tmp_path):
+    both = match(models=("MobileNetV1_x0_25",), backends=("openvino",), python_b=sys.executable)
+    assert (both.a.build, both.b.build) == (False, True)
+    assert both.b.artifact.format == "onnx"
+    record = attempt(both)
+    assert record.a.version == record.b.version
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.runtime
-def test_an_injected_sleep_is_seen_by_one_clock_only(workshop, tmp_path, monkeypatch):
-    from bench.live_worker import Injection
-
-    asked = Asked(sides=("MobileNetV1_x0_25",) * 2, backends=("onnxruntime",))
-    (match,) = matches(asked, environment.describe(), workshop)
-    slow = msgspec.structs.replace(match, b=compare.slower(match.b, Injection("sleep", 1.0)))
-    monkeypatch.setattr("bench.pairs.LEAST_PAIR_NS", 0.1e9)
-    terms = Terms(pairs=3)
-    stage = stages.LiveStage(slow.key, slow.a, slow.b, terms, workshop.cpus, tmp_path)
-    kept = []
-    settle(slow, Contest(stage, terms, keep=kept.append))
-    for record in kept:
-        assert record.b.median_ns > 1.5 * record.b.median_cpu_ns
+@pytest.mark.parametrize("kind", ["spin", "sleep"])
+def test_an_injected_slowdown_is_really_there(match, attempt, kind):
+    both = match(sides=("MobileNetV1_x0_25",) * 2, backends=("onnxruntime",))
+    record = attempt(msgspec.structs.replace(both, b=compare.slower(both.b, Injection(kind, 1.0))))
+    assert record.fastest > 0.3
+    assert (record.cpu > 0.3) is (kind == "spin")
