@@ -38,7 +38,8 @@ def _machine(description: Mapping[str, Any]) -> Iterator[str]:
     yield f"usable CPUs: {environment.usable_cpus()} (affinity {_ranges(available)}, quota {quota or 'none'})"
     yield f"GPUs: {', '.join(hardware['gpus']) or 'none'}"
     yield f"cache: {default_root()}"
-    yield f"machine class {environment.machine_class(description)}, environment {environment.environment_id(description)}"
+    machine, all_of_it = environment.machine_class(description), environment.environment_id(description)
+    yield f"machine class {machine}, environment {all_of_it}"
 
 
 def _ranges(cpus: tuple[int, ...]) -> str:

@@ -22,6 +22,7 @@ from bench import process, pythons, telemetry
 from bench.errors import BenchError, Failed
 from bench.live_worker import AnyCommand, AnyReply, Block, Done, LiveOrder, Ready, Stuck, Warm, WarmUp
 from bench.prepare import ERRORS
+from bench.schema import PARENT_VARIABLE
 from bench.telemetry import Snapshot
 
 CHUNK_BYTES = 1 << 16
@@ -111,7 +112,8 @@ class LiveWorker:
         if not self.python:
             return process._environ(self.environ)
         code = pythons.code_folder(self.folder)
-        return {**pythons.own_environment(), "PYTHONPATH": str(code), **self.environ}
+        ours = {"PYTHONPATH": str(code), PARENT_VARIABLE: str(os.getpid())}
+        return {**pythons.own_environment(), **ours, **self.environ}
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

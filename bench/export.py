@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import counting, weights
+from bench import counting, pdparams, weights
 from bench.artifacts import Made
 from bench.catalog import MODELS, ModelCard
 from bench.errors import Failed, UsageError, last_line
@@ -49,7 +49,7 @@ def paddle_from_network(card: ModelCard, source: str, folder: Path) -> Made:
     if source == "random":
         weights.randomise(network, SEED, card.input_shape)
     else:
-        weights.load(network, weights.read_pdparams(Path(source)), card.name)
+        weights.load(network, pdparams.read_pdparams(Path(source)), card.name)
     network.eval()
     facts: dict[str, Any] = {}
     if hasattr(network, "fuse"):

@@ -174,7 +174,9 @@ class Workshop:
             "input_shape": card.input_shape,
             "weights": weights if weights == "random" else file_sha256(Path(weights)),
             "versions": versions("paddlepaddle", "paddlepaddle-gpu"),
-            "code": files_sha256(*network_files(card.network), HERE / "export.py", HERE / "weights.py"),
+            "code": files_sha256(
+                *network_files(card.network), HERE / "export.py", HERE / "weights.py", HERE / "pdparams.py"
+            ),
         }
         job = partial(PaddleFromNetwork, card=card, weights=weights)
         return self._get(f"{card.name} to Paddle", "paddle", parts, job)

@@ -48,6 +48,9 @@ def process(ms: float, probe_ms: float = 0.0, iterations: int = 40, seed: int = 
     return {"measurement": Measurement(intervals, load_ns=1, first_ns=1), "telemetry": kept, **fields}
 
 
+SETTINGS = Settings(options={"threads": "1"})
+
+
 def run(
     folder: Path,
     number: int,
@@ -55,7 +58,7 @@ def run(
     *,
     case: Case = CASE,
     description: dict[str, Any] = HERE,
-    settings: Settings = Settings(options={"threads": "1"}),
+    settings: Settings = SETTINGS,
     commit: str | None = "",
     artifact: str = "a" * 64,
 ) -> Path:

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench import catalog, export, weights
+from bench import catalog, export, pdparams, weights
 from bench.errors import UsageError
 
 ARRAYS = {
@@ -75,7 +75,7 @@ def refusal(file, data):
     """The error that a file of these bytes leads to: one printable line. Reading it has no effect."""
     file.write_bytes(data)
     with nothing_happens(), pytest.raises(UsageError) as caught:
-        weights.read_pdparams(file)
+        pdparams.read_pdparams(file)
     message = str(caught.value)
     assert message.isprintable()
     assert message.startswith(f"cannot take weights from {file}; it ")
@@ -100,9 +100,9 @@ def test_the_watch_works(file):
 def test_arrays_of_all_protocols_are_read(file, protocol, kind):
     file.write_bytes(pickle.dumps(kind(ARRAYS), protocol))
     with nothing_happens():
-        arrays = weights.read_pdparams(file)
+        arrays = pdparams.read_pdparams(file)
     same(arrays, ARRAYS)
-    same(weights.read_pdparams(str(file)), ARRAYS)
+    same(pdparams.read_pdparams(str(file)), ARRAYS)
 
 
 # Where NumPy says that its functions for pickles are.
@@ -127,7 +127,7 @@ def test_arrays_of_all_versions_of_numpy_are_read(file, protocol, version):
     data = renamed(pickle.dumps(ARRAYS, protocol), version)
     assert MODULES[version][protocol == 5] in data
     file.write_bytes(data)
-    same(weights.read_pdparams(file), ARRAYS)
+    same(pdparams.read_pdparams(file), ARRAYS)
 
 
 def test_files_of_python_2_are_read(file):
@@ -138,12 +138,12 @@ def test_files_of_python_2_are_read(file):
         b"K\x00K\x01\x87Rq\x09(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89U\x08\x00\x00\x80?\x00\x00\x80\xbf"
         b"tbea\x85R."
     )
-    same(weights.read_pdparams(file), {"fc.w_0": np.array([[1, -1]], np.float32)})
+    same(pdparams.read_pdparams(file), {"fc.w_0": np.array([[1, -1]], np.float32)})
 
 
 def test_scalars_and_named_pairs_become_arrays(file):
     file.write_bytes(pickle.dumps({"scalar": np.float32(2), "pair": ("conv2d_0.w_0", ARRAYS["bn._mean"])}))
-    same(weights.read_pdparams(file), {"scalar": np.array(2, np.float32), "pair": ARRAYS["bn._mean"]})
+    same(pdparams.read_pdparams(file), {"scalar": np.array(2, np.float32), "pair": ARRAYS["bn._mean"]})
 
 
 @pytest.mark.parametrize("nested", [False, True])
@@ -151,7 +151,7 @@ def test_what_paddle_adds_is_dropped(file, nested):
     table = {"StructuredToParameterName@@": {name: f"{name}_0" for name in ARRAYS}}
     value = {**ARRAYS, **table}
     file.write_bytes(pickle.dumps({"state_dict": value, "epoch": 3} if nested else value, 2))
-    same(weights.read_pdparams(file), ARRAYS)
+    same(pdparams.read_pdparams(file), ARRAYS)
 
 
 def cut(array, slices=("w@@.0", "w@@.1"), shape=(2, 3)):
@@ -165,7 +165,7 @@ def cut(array, slices=("w@@.0", "w@@.1"), shape=(2, 3)):
 def test_big_parameters_are_put_together(file):
     array = np.arange(6, dtype=np.float32).reshape(2, 3)
     file.write_bytes(pickle.dumps(cut(array), 2))
-    same(weights.read_pdparams(file), {"w": array})
+    same(pdparams.read_pdparams(file), {"w": array})
 
 
 @pytest.mark.runtime
@@ -177,7 +177,7 @@ def test_files_of_paddle_are_read(file, protocol, nested):
     state = small_network().state_dict()
     paddle.save({"state_dict": state, "epoch": 3} if nested else state, str(file), protocol=protocol)
     with nothing_happens():
-        arrays = weights.read_pdparams(file)
+        arrays = pdparams.read_pdparams(file)
     same(arrays, {name: tensor.numpy() for name, tensor in state.items()})
 
 
@@ -191,7 +191,7 @@ def test_big_parameters_of_paddle_are_put_together(file):
     saved = names["_unpack_saved_dict"]({"a": ARRAYS["single"], "w": ARRAYS["conv.weight"]}, 2)
     assert len(saved) == 1 + 8 + 1
     file.write_bytes(pickle.dumps(saved, 2))
-    same(weights.read_pdparams(file), {"a": ARRAYS["single"], "w": ARRAYS["conv.weight"]})
+    same(pdparams.read_pdparams(file), {"a": ARRAYS["single"], "w": ARRAYS["conv.weight"]})
 
 
 # Files that are no weights.
@@ -228,14 +228,14 @@ def test_a_file_without_weights_is_an_error(file, data, found):
 def test_no_file_is_an_error(tmp_path):
     for path in (tmp_path, tmp_path / "absent", tmp_path / ("long" * 1000), Path("/dev/zero")):
         with pytest.raises(UsageError, match="cannot take weights from"):
-            weights.read_pdparams(path)
+            pdparams.read_pdparams(path)
 
 
 def test_a_file_too_large_is_not_read(file):
     with file.open("wb") as sparse:
-        sparse.truncate(weights.MAX_BYTES + 1)
+        sparse.truncate(pdparams.MAX_BYTES + 1)
     with pytest.raises(UsageError, match="more than any parameter file"):
-        weights.read_pdparams(file)
+        pdparams.read_pdparams(file)
 
 
 # Hostile files.
@@ -308,7 +308,7 @@ def entry(value):
 def test_the_building_blocks_below_are_sound(file):
     for value in (ARRAY, array_of()):
         file.write_bytes(entry(value))
-        same(weights.read_pdparams(file), {"a": np.frombuffer(b"abcd", np.float32)})
+        same(pdparams.read_pdparams(file), {"a": np.frombuffer(b"abcd", np.float32)})
 
 
 @pytest.mark.parametrize(
@@ -401,7 +401,7 @@ def test_hand_made_files_are_refused(file, value, found):
 
 def test_a_large_number_in_the_memo_costs_nothing(file):
     file.write_bytes(entry(ARRAY + b"r\xff\xff\xff\xff"))
-    same(weights.read_pdparams(file), {"a": np.frombuffer(b"abcd", np.float32)})
+    same(pdparams.read_pdparams(file), {"a": np.frombuffer(b"abcd", np.float32)})
 
 
 @pytest.mark.parametrize("depth", [1_000, 500_000])
@@ -497,7 +497,7 @@ def test_random_programs_load_or_are_refused(tmp_path_factory, pieces):
 def loads_or_is_refused(file):
     try:
         with nothing_happens():
-            arrays = weights.read_pdparams(file)
+            arrays = pdparams.read_pdparams(file)
     except UsageError as refused:
         message = str(refused)
     else:
