@@ -38,7 +38,7 @@ PYTHONS = interpreters()
 @nox.session
 def lint(session: nox.Session) -> None:
     """Style, types and the layers of the code."""
-    session.install(".[dev]", "nox")
+    session.install(".[report,dev]")
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
     session.run("mypy")
@@ -49,7 +49,8 @@ def lint(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """All that needs no runtime, on each Python found."""
     session.install("-e", ".[report,test]")
-    session.run("pytest", "-m", "not runtime and not slow", "--cov", "--cov-report=term:skip-covered", *session.posargs)
+    coverage = ["--cov", "--cov-report=term:skip-covered"] if session.python == PYTHONS[0] else []
+    session.run("pytest", "-m", "not runtime and not slow", *coverage, *session.posargs)
 
 
 @nox.session(python=PYTHONS[:1])

@@ -6,6 +6,7 @@ It imports little, since the live worker of a comparison runs in Python environm
 import os
 import sys
 import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from bench import parity
@@ -15,6 +16,7 @@ from bench.schema import PARENT_VARIABLE
 if TYPE_CHECKING:
     from bench.backends import Arrays, Session
 
+OUT_OF_MEMORY = "out of memory"
 TroubleStatus = Literal["failed", "unsupported", "unavailable", "refused"]
 STATUSES: dict[type[BaseException], TroubleStatus] = {
     Unavailable: "unavailable",
@@ -62,12 +64,18 @@ class Trouble(NamedTuple):
 
 def trouble(error: Exception) -> Trouble:
     """An exception as a result; call it where the exception is handled, as the log is its traceback."""
-    log = traceback.format_exc()
+    log = _public(traceback.format_exc())
     if isinstance(error, MemoryError):
-        return Trouble("failed", "out of memory", log)
+        return Trouble("failed", OUT_OF_MEMORY, log)
     if isinstance(error, BenchError):
         return Trouble(STATUSES.get(type(error), "failed"), str(error), log)
     return Trouble("failed", f"{type(error).__name__}: {error}".strip().splitlines()[0], log)
+
+
+def _public(log: str) -> str:
+    """A log without the folders of this machine, as records get published."""
+    package = str(Path(__file__).resolve().parents[1])
+    return log.replace(package + os.sep, "").replace(sys.prefix + os.sep, "").replace(str(Path.home()), "~")
 
 
 def infer(session: "Session", inputs: Any, batch_size: int) -> "Arrays":

@@ -309,18 +309,24 @@ class Suite:
         self._verdicts: dict[str, Verdict] = {}
 
     def run(self, progress: Progress) -> None:
+        """Measures all; what is known is on disk afterwards, also after an interruption."""
         progress.begin(len(self.matches) * EXPECTED_PAIRS)
-        with process.job_folder(self._workshop.cache.root / "tmp") as folder:
-            for match in self.matches:
-                self._settle(match, folder, progress)
-            # Of one case, the error is what was agreed; of many, each suspect must repeat.
-            suspects = set(verdict.suspects(self._verdicts)) if len(self.matches) > 1 else set()
-            for match in self.matches:
-                if match.key in suspects:
-                    self._settle(match, folder, progress, first=self._verdicts[match.key])
-        self.shift = verdict.global_shift(self._verdicts.values())
-        for found in self.comparisons.values():
-            self._file.keep(msgspec.structs.replace(found, run_id=self._run_id))
+        try:
+            with process.job_folder(self._workshop.cache.root / "tmp") as folder:
+                self._measure(folder, progress)
+            self.shift = verdict.global_shift(self._verdicts.values())
+        finally:
+            for found in self.comparisons.values():
+                self._file.keep(msgspec.structs.replace(found, run_id=self._run_id))
+
+    def _measure(self, folder: Path, progress: Progress) -> None:
+        for match in self.matches:
+            self._settle(match, folder, progress)
+        # Of one case, the error is what was agreed; of many, each suspect must repeat.
+        suspects = set(verdict.suspects(self._verdicts)) if len(self.matches) > 1 else set()
+        for match in self.matches:
+            if match.key in suspects:
+                self._settle(match, folder, progress, first=self._verdicts[match.key])
 
     def _settle(self, match: Match, folder: Path, progress: Progress, first: Verdict | None = None) -> None:
         if not (match.a and match.b):

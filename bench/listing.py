@@ -92,7 +92,7 @@ def results(folder: Path) -> tuple[list[Row], list[str]]:
             rows.append(_run(store.read(path)))
         except UsageError as error:
             troubles.append(str(error))
-    return rows, troubles
+    return sorted(rows, key=lambda row: str(row["started_at"])), troubles
 
 
 def _run(run: store.Run) -> Row:

@@ -190,8 +190,8 @@ def open_session(order: LiveOrder, backend: "BaseBackend") -> tuple["Session", R
     first_ns = _timed(session.run, session.clock)
     outputs = infer(session, inputs, case.batch_size)
     checked = parity.compare(outputs, expected, case.precision, made_by)
-    if not parity.passes(checked):
-        raise Failed(f"output differs from {checked.reference}", _difference(checked))
+    if fault := parity.fault(checked):
+        raise Failed(f"output differs from {checked.reference}", fault)
     same, differs = _against_other(order, outputs)
     parity.save(Path(order.outputs), inputs[:0], outputs, "A")
     return session, Ready(
@@ -214,11 +214,7 @@ def _against_other(order: LiveOrder, outputs: "Arrays") -> tuple[Parity | None, 
         same = parity.compare(outputs, expected, order.setup.case.precision, "the other side")
     except Failed as error:
         return None, str(error)
-    return same, "" if parity.passes(same) else _difference(same)
-
-
-def _difference(found: Parity) -> str:
-    return f"maximum error {found.max_error:.1e} of its range, {found.tolerance:.0e} is admissible"
+    return same, parity.fault(same)
 
 
 def opened(order: LiveOrder) -> tuple[Player, Ready]:

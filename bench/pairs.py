@@ -15,6 +15,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from bench import stats, store, telemetry, verdict
+from bench.child import OUT_OF_MEMORY
 from bench.compared import PairRecord, SideRecord
 from bench.duet import Lost, Worker
 from bench.errors import Failed
@@ -26,22 +27,31 @@ from bench.verdict import Pair, Side
 SideName = Literal["A", "B"]
 OTHER: dict[SideName, SideName] = {"A": "B", "B": "A"}
 BLOCK_NS, LONGEST_BLOCK_NS = 25e6, 250e6
-LEAST_BLOCKS = 24
+LEAST_BLOCKS, MOST_BLOCKS = 24, 1000
+MOST_ITERATIONS = 5000
 LEAST_PAIR_NS = 3e9
 # Where both sides together take longer than this to start, a pair lasts longer, by the root of it: Kalibera and Jones,
 # "Rigorous benchmarking in reasonable time" (ISMM 2013).
 LONG_START_NS = 6e9
 #: what happens to a machine, rather than to a side, and makes a pair worthless
 WORTHLESS = telemetry.UNFIT | {"suspended", "clock_step"}
+# Pairs of processes that are never both alive would see 3 % instead of 1.6 % in twice the time, so there are none.
+SMALLER = "take a smaller batch, or allow more with --memory-limit"
 LOST = Pair(fastest=0.0, middle=0.0, guard=math.inf)
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a pair is sampled: so many blocks of each side, with so many iterations in each."""
+    """How a pair is sampled: an even number of blocks of each side, at least so many and until all iterations together
+    have lasted `span_ns`, with so many iterations in each block."""
 
-    blocks: int
     iterations: int
+    blocks: int = LEAST_BLOCKS
+    span_ns: float = LEAST_PAIR_NS
+
+    def enough(self, blocks: int, spent_ns: float) -> bool:
+        """Whether that will do. The clock may end a pair, as it knows nothing of the ratio."""
+        return blocks % 2 == 0 and blocks >= self.blocks and (spent_ns >= self.span_ns or blocks >= MOST_BLOCKS)
 
 
 @dataclass(frozen=True)
@@ -73,15 +83,13 @@ class Stage(Protocol):
 
 
 def sampling(latency_ns: float, startup_ns: float = 0.0) -> Sampling:
-    """The plan for iterations of `latency_ns`: blocks of 25 ms and of 5 iterations at least, below 250 ms; an even
-    number of 24 blocks or more, that take 3 s together."""
+    """The plan for iterations of `latency_ns`: blocks of 25 ms and of 5 iterations at least, below 250 ms; 24 of them
+    or more, for 3 s."""
     if latency_ns <= verdict.LONG_NS:
-        iterations = max(5, math.ceil(BLOCK_NS / max(latency_ns, 1)))
+        iterations = min(max(5, math.ceil(BLOCK_NS / max(latency_ns, 1))), MOST_ITERATIONS)
     else:
         iterations = 3 if 3 * latency_ns <= LONGEST_BLOCK_NS else 2
-    wanted_ns = LEAST_PAIR_NS * max(1.0, math.sqrt(startup_ns / LONG_START_NS))
-    blocks = max(LEAST_BLOCKS, math.ceil(wanted_ns / (2 * iterations * max(latency_ns, 1))))
-    return Sampling(blocks=blocks + blocks % 2, iterations=iterations)
+    return Sampling(iterations, LEAST_BLOCKS, LEAST_PAIR_NS * max(1.0, math.sqrt(startup_ns / LONG_START_NS)))
 
 
 def leader(attempt: int) -> SideName:
@@ -145,6 +153,10 @@ class _Game:
             self.ready[side] = worker.open()
         except Lost as error:
             raise Lost(f"side {side}: {error}", error.log) from error
+        except Failed as error:
+            if self.ready and OUT_OF_MEMORY in str(error):
+                raise Failed("A and B don't fit into memory at once", f"side {side}: {error}", SMALLER) from error
+            raise
         return worker
 
     def _compare_outputs(self) -> None:
@@ -156,13 +168,16 @@ class _Game:
 
     def _alternate(self, workers: Mapping[SideName, Worker]) -> None:
         """A B B A: what changes slowly, and the block before, weigh on both sides alike."""
-        for block in range(self.plan.blocks):
-            for side in self.order if block % 2 == 0 else self.order[::-1]:
+        blocks, spent_ns = 0, 0
+        while not self.plan.enough(blocks, spent_ns):
+            for side in self.order if blocks % 2 == 0 else self.order[::-1]:
                 try:
                     done = workers[side].block(self.plan.iterations, self.latency_ns)
                 except Lost as error:
-                    raise Lost(f"side {side}, block {block + 1}: {error}", error.log) from error
+                    raise Lost(f"side {side}, block {blocks + 1}: {error}", error.log) from error
                 self.done[side].append(done)
+                spent_ns += sum(done.wall_ns)
+            blocks += 1
 
     def attempt(self, blank: PairRecord) -> Attempt:
         """What the finished pair comes to."""
@@ -172,7 +187,7 @@ class _Game:
         record = msgspec.structs.replace(
             blank,
             dropped=dropped,
-            blocks=self.plan.blocks,
+            blocks=len(self.done["A"]),
             iterations=self.plan.iterations,
             fastest=pair.fastest,
             middle=pair.middle,

@@ -133,7 +133,3 @@ def fault(parity: Parity) -> str:
     if not parity.cosine >= LEAST_COSINE:
         return f"images are told apart in another way: cosine {parity.cosine:.2f}, {LEAST_COSINE:g} is asked"
     return ""
-
-
-def passes(parity: Parity) -> bool:
-    return not fault(parity)

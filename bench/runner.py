@@ -240,19 +240,26 @@ def _with_answer(record: Record, answer: AnyAnswer) -> Record:
         parity=answer.parity,
         effective=answer.effective,
         telemetry=record.telemetry | answer.telemetry,
-        validity=answer.validity + _deviations(record.requested, answer),
+        validity=answer.validity + _deviations(record, answer),
         semantics={interval: SEMANTICS[interval] for interval in answer.measurement.intervals},
     )
 
 
-def _deviations(requested: Mapping[str, Any], answer: Measured) -> tuple[Validity, ...]:
+def _deviations(record: Record, answer: Measured) -> tuple[Validity, ...]:
     """Where the runtime did something else than it was asked to, and where it never became steady."""
-    effective = answer.effective
+    asked, effective = record.requested, answer.effective
     found = [
-        Validity("misconfigured", f"{name}: {requested[name]} asked, {effective[key]} in effect")
+        Validity("misconfigured", f"{name}: {asked[name]} asked, {effective[key]} in effect")
         for key, name in (("threads", "threads"), ("threads_used", "threads"), ("precision", "precision"))
-        if key in effective and effective[key] != requested[name]
+        if key in effective and effective[key] != asked[name]
     ]
+    found += [
+        Validity("misconfigured", f"{option}: {value} asked, {'on' if effective[option] else 'off'} in effect")
+        for option, value in record.settings.options.items()
+        if isinstance(effective.get(option), bool) and effective[option] != (value == "on")
+    ]
+    if strays := sorted(set(effective.get("cpus", ())) - set(asked["cpus"])):
+        found.append(Validity("misconfigured", f"CPUs: {asked['cpus']} asked, threads may also run on {strays}"))
     unsteady = [name for name, samples in answer.measurement.intervals.items() if not samples.steady]
     found += [Validity("no_steady_state", f"{name} was still changing when warm-up was given up") for name in unsteady]
     return tuple(found)

@@ -20,7 +20,7 @@ from bench.artifacts import Made
 from bench.backends import Setup
 from bench.catalog import profile
 from bench.child import confine, infer, peak_memory_bytes, trouble
-from bench.errors import Failed, Unavailable, UsageError
+from bench.errors import Failed, UsageError
 from bench.jobs import (
     AnyAnswer,
     AnyJob,
@@ -132,9 +132,6 @@ def reference(job: Reference) -> Folder:
 
 def probe(job: Probe) -> Version:
     backend = backends.get(job.backend)
-    missing = backends.missing(backend)
-    if missing:
-        raise Unavailable(missing)
     return Version(version=backend.probe(job.device))
 
 
@@ -147,11 +144,8 @@ def measure(job: Measure) -> Measured:
     load_ns = time.perf_counter_ns() - start
     with contextlib.closing(session):
         first_ns, checked = _first_and_parity(session, job) if job.reference else (_timed(session), None)
-        if checked and not parity.passes(checked):
-            raise Failed(
-                f"output differs from {checked.reference}",
-                f"maximum error {checked.max_error:.1e} of its range, {checked.tolerance:.0e} is admissible",
-            )
+        if checked and (fault := parity.fault(checked)):
+            raise Failed(f"output differs from {checked.reference}", fault)
         effective = session.effective()
         before = telemetry.snapshot()
         measurement = session.measure(job.settings)
@@ -159,6 +153,7 @@ def measure(job: Measure) -> Measured:
     facts = telemetry.between(before, after)
     if backend.computes and facts["threads_used"]:
         effective["threads_used"] = facts["threads_used"]
+    effective["cpus"] = _cpus_of_threads()
     return Measured(
         measurement=msgspec.structs.replace(
             measurement, load_ns=load_ns, first_ns=first_ns, peak_memory_bytes=peak_memory_bytes()
@@ -168,6 +163,15 @@ def measure(job: Measure) -> Measured:
         telemetry=facts,
         validity=telemetry.validity(facts, _iterations(measurement)),
     )
+
+
+def _cpus_of_threads() -> list[int]:
+    """The CPUs on which some thread of this process may run; runtimes have been seen to pin theirs elsewhere."""
+    cpus: set[int] = set()
+    for task in Path("/proc/self/task").glob("*"):
+        with contextlib.suppress(OSError):
+            cpus |= os.sched_getaffinity(int(task.name))
+    return sorted(cpus)
 
 
 def _iterations(measurement: Measurement) -> dict[str, tuple[int, ...]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from command import environ
+from command import BENCH, environ
 
 from bench import compare, environment, pairs, stages, store
 from bench.artifacts import Cache, default_root
@@ -21,12 +21,6 @@ from bench.prepare import Workshop
 from bench.schema import Settings
 from bench.subjects import Asked, Terms, matches
 
-# The commands as `bench` has them; hung up here, too, so that this file can be run before they are there.
-SCRIPT = """
-from bench import cli, cli_compare
-cli.bench.add_command(cli_compare.compare)
-cli.main()
-"""
 AA = ("compare", "simulated", "simulated", "--model", "MobileNetV2")
 
 
@@ -36,7 +30,7 @@ def bench(tmp_path):
 
     def run(*words, **options):
         return subprocess.run(
-            [sys.executable, "-c", SCRIPT, *words],
+            [*BENCH, *words],
             cwd=tmp_path,
             env=environ(tmp_path / "cache"),
             capture_output=True,
@@ -119,6 +113,12 @@ def test_a_hang_is_failed(bench):
     assert "no answer within 1 s" in done.stdout
 
 
+def test_two_that_do_not_fit_into_memory_together(bench):
+    done = bench(*AA, "--set-b", "simulated.fault=allocate", "--memory-limit", "400MiB")
+    assert done.returncode == 1
+    assert "A and B don't fit into memory at once" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
@@ -159,7 +159,7 @@ def test_what_is_not_here_is_unavailable(bench):
 def test_interruption_ends_the_workers_and_prints_what_is_known(tmp_path):
     words = (*AA, "--set", "simulated.process_sigma=0.2", "--set", "simulated.median_us=200", "--pairs", "1000")
     process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, *words, "--budget", "1h"],
+        [*BENCH, *words, "--budget", "1h"],
         cwd=tmp_path,
         env=environ(tmp_path / "cache"),
         stdout=subprocess.PIPE,
@@ -175,7 +175,9 @@ def test_interruption_ends_the_workers_and_prints_what_is_known(tmp_path):
     assert "interrupted after" in said
     assert "Traceback" not in said
     assert not _workers(tmp_path)
-    assert len(the_run(tmp_path).pairs) >= 2
+    run = the_run(tmp_path)
+    assert len(run.pairs) >= 2
+    assert [each.outcome for each in run.comparisons] == ["INCONCLUSIVE"]
 
 
 def _workers(folder):

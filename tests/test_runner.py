@@ -443,14 +443,32 @@ def test_cpus_rotate_until_all_have_had_their_turn(available, data):
 # What a record holds
 
 
+def asked(options=None):
+    """A record of what two threads on two CPUs were asked for."""
+    return Record(
+        run_id="r",
+        case=case("A"),
+        repetition=0,
+        started_at="",
+        status="ok",
+        requested={"threads": 2, "precision": "fp32", "cpus": [0, 1]},
+        settings=Settings(options=options or {}),
+    )
+
+
 def test_a_difference_between_asked_and_effective_is_said():
-    requested = {"threads": 2, "precision": "fp32"}
-
     def deviations(**effective):
-        return runner._deviations(requested, measured(effective=effective))
+        return runner._deviations(
+            asked({"onednn": "on", "pinning": "off", "hint": "none"}), measured(effective=effective)
+        )
 
-    assert deviations(threads=2, threads_used=2, precision="fp32") == ()
-    assert deviations(providers=["CPU"]) == ()
+    assert deviations(threads=2, threads_used=2, precision="fp32", cpus=[1], onednn=True, pinning=False) == ()
+    assert deviations(providers=["CPU"], onednn="unknown", hint="latency") == ()
+    assert deviations(onednn=False, pinning=True, cpus=[0, 1, 3]) == (
+        Validity("misconfigured", "onednn: on asked, off in effect"),
+        Validity("misconfigured", "pinning: off asked, on in effect"),
+        Validity("misconfigured", "CPUs: [0, 1] asked, threads may also run on [3]"),
+    )
     assert deviations(threads=1, threads_used=3, precision="bf16") == (
         Validity("misconfigured", "threads: 2 asked, 1 in effect"),
         Validity("misconfigured", "threads: 2 asked, 3 in effect"),
@@ -460,7 +478,7 @@ def test_a_difference_between_asked_and_effective_is_said():
 
 def test_an_unsteady_interval_is_said():
     answer = measured(steady=False, intervals=("compute", "end_to_end"))
-    assert runner._deviations({"threads": 1}, answer) == (
+    assert runner._deviations(asked(), answer) == (
         Validity("no_steady_state", "compute was still changing when warm-up was given up"),
         Validity("no_steady_state", "end_to_end was still changing when warm-up was given up"),
     )
@@ -534,7 +552,7 @@ def test_a_measurement_is_complete(real):
         assert record.requested["threads"] == 1
         assert record.requested["precision"] == "fp32"
         assert len(record.requested["cpus"]) == 1
-        assert record.effective == {"simulated": True}
+        assert record.effective == {"simulated": True, "cpus": record.requested["cpus"]}
 
 
 def test_what_cannot_be_measured_is_complete_too(real):
