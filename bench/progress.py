@@ -65,18 +65,17 @@ class Bar(Quiet):
             transient=True,
         )
         self._task: Any = None
+        self._begun = 0
 
     def begin(self, steps: int) -> None:
         self._task = self._bar.add_task("preparing", total=steps)
         self._bar.refresh()
 
     def step(self, what: str) -> None:
-        # The step before is done; the estimate of steps may have been short.
-        task = self._bar.tasks[self._task]
-        started = task.description not in ("preparing",)
-        self._bar.update(self._task, advance=int(started), description=what)
-        if task.total is not None and task.completed >= task.total:
-            self._bar.update(self._task, total=task.completed + 1)
+        # The steps begun before this one are done. Their number was an estimate, and may have been short.
+        total = max(self._bar.tasks[self._task].total or 0, self._begun + 1)
+        self._bar.update(self._task, completed=self._begun, total=total, description=what)
+        self._begun += 1
         self._bar.refresh()
 
     def say(self, line: str) -> None:

@@ -1,14 +1,13 @@
 """What a gate found: `bench check` and `bench compare` fill it in, and each file here with a `render` writes it."""
 
-import importlib
 import os
-import pkgutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
-from bench.errors import UsageError, unknown
+from bench import formats as choices
+from bench.errors import UsageError
 from bench.schema import Frozen
 
 #: FAILED was tried and went wrong, or its outputs differ; UNAVAILABLE lacks the device or the runtime here
@@ -82,18 +81,12 @@ class Format(Protocol):
 
 def formats() -> list[str]:
     """The formats of this bench, which are the files of this folder that render."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if hasattr(_module(module.name), "render"))
+    return choices.names(__name__)
 
 
 def get(name: str) -> Format:
     """The format of that name. Raises UsageError for an unknown one."""
-    if name not in formats():
-        raise unknown("format", name, formats(), "name one of these with --format")
-    return cast(Format, _module(name))
-
-
-def _module(name: str) -> Any:
-    return importlib.import_module(f"bench.gate.{name}")
+    return cast(Format, choices.get(__name__, name))
 
 
 # Where it goes

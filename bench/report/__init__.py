@@ -1,7 +1,5 @@
 """What a report is: rows, and tables of rounded cells; every other file with a `render` here is a format of it."""
 
-import importlib
-import pkgutil
 import shlex
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,6 +12,7 @@ from typing import Any, Protocol, cast
 import msgspec
 
 from bench import catalog, environment, store
+from bench import formats as choices
 from bench.catalog import ModelCard
 from bench.errors import UsageError, unknown
 from bench.report import rows
@@ -78,18 +77,12 @@ class Format(Protocol):
 
 def formats() -> list[str]:
     """The formats of this bench, which are the files of this folder that render."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if hasattr(_module(module.name), "render"))
+    return choices.names(__name__)
 
 
 def get(name: str) -> Format:
     """The format of that name. Raises UsageError for an unknown one."""
-    if name not in formats():
-        raise unknown("format", name, formats(), "name one of these with --format")
-    return cast(Format, _module(name))
-
-
-def _module(name: str) -> Any:
-    return importlib.import_module(f"bench.report.{name}")
+    return cast(Format, choices.get(__name__, name))
 
 
 def one_line(text: str) -> str:
