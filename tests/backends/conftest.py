@@ -101,18 +101,18 @@ def stands(workshop, tmp_path_factory):
 
 @pytest.fixture
 def stand(backend, stands):
-    """The backend with a real model. Skips where its runtime can't serve any device here."""
+    """The backend with a real model. A runtime that can't serve a device here fails: who runs these tests wants it."""
     if absent := why_missing(backend, [CARD]):
-        pytest.skip(absent)
+        pytest.fail(absent)
     probed = stands[backend.name].probed
     if isinstance(probed, Problem) and probed.status == "unavailable":
-        pytest.skip(probed.reason)
+        pytest.fail(probed.reason)
     return stands[backend.name]
 
 
 @pytest.fixture(scope="session")
 def reference(workshop):
-    """What outputs are compared with, and inputs come from. Skips where what makes it is not installed."""
+    """What outputs are compared with, and inputs come from."""
     if absent := why_missing(backends.get(REFERENCES["paddle"]), [CARD]):
-        pytest.skip(absent)
+        pytest.fail(absent)
     return workshop.reference(CARD)
