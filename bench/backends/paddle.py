@@ -206,7 +206,7 @@ def _said(error: Exception, file: Path) -> str:
 class Backend(BaseBackend):
     name = "paddle"
     requires = ("paddle",)
-    install = "pip install paddlepaddle"
+    install = "pip install paddlepaddle setuptools"
     distributions = ("paddlepaddle", "paddlepaddle-gpu")
     source = "paddle"
     kinds = frozenset({"cpu"})
