@@ -281,7 +281,7 @@ def _interim(match: Match, contest: Contest, spent_s: float) -> Comparison:
             blank, outcome="INCONCLUSIVE", reason="interrupted before the first pair was done"
         )
     known = contest.verdict()
-    reason = f"interrupted after {contest.sound} pairs"
+    reason = f"interrupted after {contest.sound} {'pair' if contest.sound == 1 else 'pairs'}"
     return comparison(match, contest, replace(known, outcome="INCONCLUSIVE", reason=reason), spent_s)
 
 

@@ -12,6 +12,7 @@ from bench.verdict import Outcome
 class SideRecord(Frozen, frozen=True):
     """One process of a pair, in integer nanoseconds; of each block the minimum and the median of its iterations.
 
+    Both sides load at the same time on the same CPUs, so `load_ns` and `first_ns` are no latencies to report.
     `idle_cpu_ns` is the CPU time that the process took while it should rest, over the whole pair.
     """
 

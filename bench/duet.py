@@ -20,7 +20,19 @@ import msgspec
 
 from bench import process, pythons, telemetry
 from bench.errors import BenchError, Failed
-from bench.live_worker import AnyCommand, AnyReply, Block, Done, LiveOrder, Ready, Stuck, Warm, WarmUp
+from bench.live_worker import (
+    AnyCommand,
+    AnyReply,
+    Block,
+    Compared,
+    CompareOutputs,
+    Done,
+    LiveOrder,
+    Ready,
+    Stuck,
+    Warm,
+    WarmUp,
+)
 from bench.prepare import ERRORS
 from bench.schema import PARENT_VARIABLE
 from bench.telemetry import Snapshot
@@ -34,7 +46,7 @@ DYING_S = 1.0
 # A stopped worker that outlived us would be stopped for ever, and only Linux lets it die with us.
 CAN_REST = sys.platform == "linux" and hasattr(os, "waitid")
 
-ReplyT = TypeVar("ReplyT", Ready, Warm, Done)
+ReplyT = TypeVar("ReplyT", Ready, Compared, Warm, Done)
 _reply = msgspec.json.Decoder(AnyReply)
 
 
@@ -50,6 +62,7 @@ class Worker(Protocol):
     """One side of a pair: a process, or what stands in for one. Verbs raise Lost, or the BenchError of a runtime."""
 
     def open(self) -> Ready: ...
+    def compare_outputs(self, others: str) -> Compared: ...
     def warm_up(self) -> Warm: ...
     def block(self, iterations: int, latency_ns: float) -> Done: ...
     def snapshot(self) -> Snapshot | None: ...
@@ -130,6 +143,10 @@ class LiveWorker:
     def open(self) -> Ready:
         """Waits until the engine is open and its outputs are checked."""
         return self._hear(Ready, self.timeout_s)
+
+    def compare_outputs(self, others: str) -> Compared:
+        """Compares the outputs with the file that the other side left."""
+        return self._ask(CompareOutputs(others), Compared, self.timeout_s)
 
     def warm_up(self) -> Warm:
         return self._ask(WarmUp(), Warm, self.timeout_s)

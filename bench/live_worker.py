@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
@@ -23,10 +23,10 @@ from bench import backends, parity, stats, timing
 from bench.backends import Setup
 from bench.child import TroubleStatus, confine, infer, peak_memory_bytes, trouble
 from bench.errors import Failed, Unsupported
-from bench.schema import Frozen, Interval, Parity, Settings, Telemetry
+from bench.schema import Frozen, Interval, Parity, Precision, Settings, Telemetry
 
 if TYPE_CHECKING:
-    from bench.backends import Arrays, BaseBackend, Session
+    from bench.backends import BaseBackend, Session
     from bench.timing import Clock, Run
 
 # What is said over the socket
@@ -42,9 +42,8 @@ class Injection(Frozen, frozen=True):
 class LiveOrder(Frozen, frozen=True):
     """What a live worker opens. `source` is the engine, or with `build` what an engine is first made from in `folder`.
 
-    The outputs for the reference's inputs are left in the file `outputs`, and compared with those in `others`, the
-    other side's, unless that is "". `reference` is "" for a backend that computes nothing. With `rest` the process
-    stops itself (SIGSTOP) after each answer, and the next command comes with a SIGCONT.
+    The outputs for the reference's inputs are left in `folder`; `reference` is "" for a backend that computes nothing.
+    With `rest` the process stops itself (SIGSTOP) after each answer, and the next command comes with a SIGCONT.
     """
 
     setup: Setup
@@ -53,12 +52,16 @@ class LiveOrder(Frozen, frozen=True):
     folder: str
     reference: str = ""
     build: bool = False
-    outputs: str = ""
-    others: str = ""
     inject: Injection | None = None
     rest: bool = False
     cpus: tuple[int, ...] = ()
     memory_limit_bytes: int | None = None
+
+
+class CompareOutputs(Frozen, frozen=True, tag_field="kind", tag="compare_outputs"):
+    """Compare your outputs with those that the other side left in a file."""
+
+    others: str
 
 
 class WarmUp(Frozen, frozen=True, tag_field="kind", tag="warm_up"):
@@ -72,17 +75,29 @@ class Block(Frozen, frozen=True, tag_field="kind", tag="block"):
 
 
 class Ready(Frozen, frozen=True, tag_field="kind", tag="ready"):
-    """The engine is open. `same` compares the outputs with the other side's; None where that was not asked or can't be,
-    in which case `differs` says why."""
+    """The engine is open, and its outputs, if it computes any, are right and lie in the file `outputs`.
+
+    `deviations` says where the runtime does something else than it was asked to.
+    """
 
     version: str
     load_ns: int
     first_ns: int
     effective: dict[str, Any]
     parity: Parity | None = None
+    outputs: str = ""
+    peak_memory_bytes: int | None = None
+    deviations: tuple[str, ...] = ()
+
+
+class Compared(Frozen, frozen=True, tag_field="kind", tag="compared"):
+    """How far the outputs are from the other side's, and in words what is wrong with them, "" if nothing is.
+
+    `same` is None where they are not even of one shape, and for a backend that computes nothing.
+    """
+
     same: Parity | None = None
     differs: str = ""
-    peak_memory_bytes: int | None = None
 
 
 class Warm(Frozen, frozen=True, tag_field="kind", tag="warm"):
@@ -111,8 +126,8 @@ class Stuck(Frozen, frozen=True, tag_field="kind", tag="stuck"):
     log: str = ""
 
 
-AnyCommand = WarmUp | Block
-AnyReply = Ready | Warm | Done | Stuck
+AnyCommand = CompareOutputs | WarmUp | Block
+AnyReply = Ready | Compared | Warm | Done | Stuck
 
 
 # What it does
@@ -173,6 +188,9 @@ def slowed(run: "Run", clock: "Clock", inject: Injection) -> "Run":
     return {"spin": spin, "sleep": sleep}[inject.kind]
 
 
+OUTPUTS = "outputs.npz"
+
+
 def open_session(order: LiveOrder, backend: "BaseBackend") -> tuple["Session", Ready]:
     """Opens the engine and runs it: its output must be right before its time counts."""
     version = backend.probe(order.setup.device)
@@ -192,10 +210,28 @@ def open_session(order: LiveOrder, backend: "BaseBackend") -> tuple["Session", R
     checked = parity.compare(outputs, expected, case.precision, made_by)
     if fault := parity.fault(checked):
         raise Failed(f"output differs from {checked.reference}", fault)
-    same, differs = _against_other(order, outputs)
-    parity.save(Path(order.outputs), inputs[:0], outputs, "A")
+    file, effective = Path(order.folder) / OUTPUTS, session.effective()
+    parity.save(file, inputs[:0], outputs, "the other side")
     return session, Ready(
-        version, load_ns, first_ns, session.effective(), checked, same, differs, peak_memory_bytes=peak_memory_bytes()
+        version,
+        load_ns,
+        first_ns,
+        effective,
+        checked,
+        str(file),
+        peak_memory_bytes(),
+        deviations(order.setup, effective),
+    )
+
+
+def deviations(setup: Setup, effective: Mapping[str, Any]) -> tuple[str, ...]:
+    """Threads, precision and switches that are not as asked, as far as the runtime tells."""
+    asked = {"threads": setup.case.threads, "precision": setup.case.precision}
+    asked |= {name: value == "on" for name, value in setup.options.items() if isinstance(effective.get(name), bool)}
+    return tuple(
+        f"{name}: {value} asked, {effective[name]} in effect"
+        for name, value in asked.items()
+        if name in effective and effective[name] != value
     )
 
 
@@ -205,16 +241,16 @@ def _timed(run: "Run", clock: "Clock") -> int:
     return clock() - start
 
 
-def _against_other(order: LiveOrder, outputs: "Arrays") -> tuple[Parity | None, str]:
-    """How far the outputs are from the other side's, and in words what is wrong with them, if anything is."""
-    if not order.others:
-        return None, ""
-    _, expected, _ = parity.load(Path(order.others))
+def compare_outputs(mine: str, others: str, precision: Precision) -> Compared:
+    """One file of outputs against another."""
+    if not mine or not others:
+        return Compared()
+    (_, got, _), (_, expected, made_by) = parity.load(Path(mine)), parity.load(Path(others))
     try:
-        same = parity.compare(outputs, expected, order.setup.case.precision, "the other side")
+        same = parity.compare(got, expected, precision, made_by)
     except Failed as error:
-        return None, str(error)
-    return same, parity.fault(same)
+        return Compared(None, str(error))
+    return Compared(same, parity.fault(same))
 
 
 def opened(order: LiveOrder) -> tuple[Player, Ready]:
@@ -249,11 +285,18 @@ def serve(order: LiveOrder, commands: Iterable[bytes], answers: BinaryIO) -> Non
         _say(answers, ready)
         _rest(order)
         for line in commands:
-            command = _commands.decode(line)
-            _say(answers, player.block(command.iterations) if isinstance(command, Block) else player.warm_up())
+            _say(answers, _done(_commands.decode(line), order, player, ready))
             _rest(order)
     except Exception as error:  # a vendor's bug is a result, too
         _say(answers, Stuck(**trouble(error)._asdict()))
+
+
+def _done(command: AnyCommand, order: LiveOrder, player: Player, ready: Ready) -> AnyReply:
+    if isinstance(command, Block):
+        return player.block(command.iterations)
+    if isinstance(command, CompareOutputs):
+        return compare_outputs(ready.outputs, command.others, order.setup.case.precision)
+    return player.warm_up()
 
 
 def _say(answers: BinaryIO, reply: AnyReply) -> None:

@@ -33,6 +33,7 @@ LEAST_PAIR_NS = 3e9
 # Where both sides together take longer than this to start, a pair lasts longer, by the root of it: Kalibera and Jones,
 # "Rigorous benchmarking in reasonable time" (ISMM 2013).
 LONG_START_NS = 6e9
+STEADY_PROBE = 0.03
 #: what happens to a machine, rather than to a side, and makes a pair worthless
 WORTHLESS = telemetry.UNFIT | {"suspended", "clock_step"}
 # Pairs of processes that are never both alive would see 3 % instead of 1.6 % in twice the time, so there are none.
@@ -67,11 +68,7 @@ class Attempt:
 
 
 class Stage(Protocol):
-    """Where pairs are played: it makes the workers of an attempt.
-
-    `worker` is asked for the side that starts first, and when that one is open for the other; `cpu_clock` says whether
-    CPU time means the same as wall time here.
-    """
+    """Where pairs are played: it starts the workers of an attempt. `cpu_clock`: CPU time means what wall time does."""
 
     key: str
     number: int
@@ -79,7 +76,7 @@ class Stage(Protocol):
     outputs: Literal["same", "any"]
 
     def cpus(self, attempt: int) -> tuple[int, ...]: ...
-    def worker(self, side: SideName, attempt: int, second: bool) -> AbstractContextManager[Worker]: ...
+    def worker(self, side: SideName, attempt: int) -> AbstractContextManager[Worker]: ...
 
 
 def sampling(latency_ns: float, startup_ns: float = 0.0) -> Sampling:
@@ -135,8 +132,12 @@ class _Game:
     def play(self, plan: Sampling | None) -> None:
         with ExitStack() as stack:
             start = time.perf_counter_ns()
-            workers = {side: self._opened(stack, side) for side in self.order}
-            self._compare_outputs()
+            # Both load at the same time, so that they get memory of the same kind: of two processes that load one after
+            # the other, the first gets the pages that the last pair left scattered, and was 2 % slower for it (Paddle).
+            workers = {side: stack.enter_context(self.stage.worker(side, self.number)) for side in self.order}
+            for side in self.order:
+                self.ready[side] = self._opened(workers[side], side)
+            self._compare_outputs(workers)
             startup_ns = time.perf_counter_ns() - start
             for side in self.order:
                 self.warm[side] = workers[side].warm_up()
@@ -147,24 +148,21 @@ class _Game:
             after = _snapshots(workers.values())
             self.facts = telemetry.between(before, after) if before and after else {}
 
-    def _opened(self, stack: ExitStack, side: SideName) -> Worker:
+    def _opened(self, worker: Worker, side: SideName) -> Ready:
         try:
-            worker = stack.enter_context(self.stage.worker(side, self.number, second=bool(self.ready)))
-            self.ready[side] = worker.open()
+            return worker.open()
         except Lost as error:
             raise Lost(f"side {side}: {error}", error.log) from error
         except Failed as error:
-            if self.ready and OUT_OF_MEMORY in str(error):
+            if OUT_OF_MEMORY in str(error):
                 raise Failed("A and B don't fit into memory at once", f"side {side}: {error}", SMALLER) from error
             raise
-        return worker
 
-    def _compare_outputs(self) -> None:
-        differs = self.ready[self.order[1]].differs
-        if differs and self.stage.outputs == "same":
-            raise Failed(
-                "the outputs of A and B differ", differs, "mend B, or use --outputs any if they are meant to differ"
-            )
+    def _compare_outputs(self, workers: Mapping[SideName, Worker]) -> None:
+        self.compared = workers["B"].compare_outputs(self.ready["A"].outputs)
+        if self.compared.differs and self.stage.outputs == "same":
+            what, do = "the outputs of A and B differ", "mend B, or use --outputs any if they are meant to differ"
+            raise Failed(what, self.compared.differs, do)
 
     def _alternate(self, workers: Mapping[SideName, Worker]) -> None:
         """A B B A: what changes slowly, and the block before, weigh on both sides alike."""
@@ -195,7 +193,7 @@ class _Game:
             guard=pair.guard,
             a=_side_record(self.ready["A"], self.warm["A"], self.done["A"]),
             b=_side_record(self.ready["B"], self.warm["B"], self.done["B"]),
-            same=self.ready[self.order[1]].same,
+            same=self.compared.same,
             facts=_compact(self.facts),
             validity=validity,
         )
@@ -203,12 +201,21 @@ class _Game:
         return Attempt(pair=sound, record=record, latency_ns=self.latency_ns, sampling=self.plan)
 
     def _configuration(self) -> tuple[Validity, ...]:
-        """Where a side was not warm, or ran on other CPUs than both should."""
+        """Where a side was not warm, not as asked or on other CPUs than both should be, and where the machine's speed
+        wavered."""
         found = [
             Validity("no_steady_state", f"side {side} was still changing when warm-up was given up")
             for side, warm in self.warm.items()
             if not warm.steady
         ]
+        found += [
+            Validity("misconfigured", f"side {side}, {deviation}")
+            for side, ready in self.ready.items()
+            for deviation in ready.deviations
+        ]
+        shots = [block.probe_ns for side in self.order for block in self.done[side] if block.probe_ns is not None]
+        if shots and (spread := stats.robust_sd(shots) / stats.median(shots)) > STEADY_PROBE:
+            found.append(Validity("noisy", f"the compute probe varied by {spread:.1%} (SD, limit {STEADY_PROBE:.0%})"))
         here = {side: warm.cpus for side, warm in self.warm.items()}
         if here["A"] != here["B"]:
             found.append(Validity("other_cpus", f"A may run on CPUs {_list(here['A'])}, B on {_list(here['B'])}"))

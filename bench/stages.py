@@ -13,12 +13,11 @@ import msgspec
 from bench import backends, runner
 from bench.backends import Setup
 from bench.duet import LiveWorker, Worker
-from bench.live_worker import Done, LiveOrder, Ready, Warm, opened
+from bench.live_worker import Compared, Done, LiveOrder, Ready, Warm, opened
 from bench.pairs import SideName
 from bench.prepare import thread_environment
 from bench.subjects import Subject, Terms
 
-OUTPUTS = "outputs.npz"
 PADDING_BYTES = 4096
 
 
@@ -41,19 +40,18 @@ class LiveStage:
         return runner.choose_cpus(self._available, self._subjects["A"].case.threads, attempt)
 
     @contextlib.contextmanager
-    def worker(self, side: SideName, attempt: int, second: bool) -> Iterator[Worker]:
+    def worker(self, side: SideName, attempt: int) -> Iterator[Worker]:
         subject, cpus = self._subjects[side], self.cpus(attempt)
-        folders = {name: self._folder / f"{self.number}-{attempt}-{name}" for name in ("A", "B")}
-        other = folders["B" if side == "A" else "A"]
-        order = _order(subject, self._terms, folders[side], other / OUTPUTS if second else None, cpus)
+        folder = self._folder / f"{self.number}-{attempt}-{side}"
+        order = _order(subject, self._terms, folder, cpus)
         try:
             with (
                 away_from(cpus, self._available),
-                LiveWorker(order, _environ(subject), self._terms.timeout_s, folders[side], subject.python) as worker,
+                LiveWorker(order, _environ(subject), self._terms.timeout_s, folder, subject.python) as worker,
             ):
                 yield worker
         finally:
-            shutil.rmtree(folders[side], ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _cpu_clock(subject: Subject) -> bool:
@@ -61,7 +59,7 @@ def _cpu_clock(subject: Subject) -> bool:
     return subject.case.threads == 1 and subject.device.kind == "cpu" and backends.get(subject.case.backend).computes
 
 
-def _order(subject: Subject, terms: Terms, folder: Path, others: Path | None, cpus: tuple[int, ...]) -> LiveOrder:
+def _order(subject: Subject, terms: Terms, folder: Path, cpus: tuple[int, ...]) -> LiveOrder:
     return LiveOrder(
         setup=Setup(subject.case, subject.device, subject.options, subject.input_shape),
         interval=terms.interval,
@@ -69,8 +67,6 @@ def _order(subject: Subject, terms: Terms, folder: Path, others: Path | None, cp
         folder=str(folder),
         reference=subject.reference,
         build=subject.build,
-        outputs=str(folder / OUTPUTS),
-        others=str(others) if others and subject.reference else "",
         inject=subject.inject,
         cpus=cpus,
         memory_limit_bytes=terms.memory_limit_bytes,
@@ -117,11 +113,11 @@ class SimulatedStage:
         return ()
 
     @contextlib.contextmanager
-    def worker(self, side: SideName, attempt: int, second: bool) -> Iterator[Worker]:  # noqa: ARG002
+    def worker(self, side: SideName, attempt: int) -> Iterator[Worker]:
         subject = self._subjects[side]
         seed = random.Random(f"{self._seed} {attempt} {side}").randrange(1, 2**31)
         options = {**subject.options, "seed": str(seed)}
-        yield InProcess(_order(msgspec.structs.replace(subject, options=options), Terms(), Path(), None, ()))
+        yield InProcess(_order(msgspec.structs.replace(subject, options=options), Terms(), Path(), ()))
 
 
 class InProcess:
@@ -133,6 +129,9 @@ class InProcess:
     def open(self) -> Ready:
         self._player, ready = opened(self._order)
         return ready
+
+    def compare_outputs(self, others: str) -> Compared:  # noqa: ARG002
+        return Compared()
 
     def warm_up(self) -> Warm:
         return self._player.warm_up()

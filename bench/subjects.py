@@ -272,9 +272,13 @@ def _match(
 
 
 def key_of(a: Case, b: Case) -> str:
-    """The key of a case, with `old..new` where the two differ: `MobileNetV2/onnxruntime..openvino/cpu/fp32/bs1/t1`."""
+    """The key of a case, with `old..new` where the two differ: `MobileNetV2/onnxruntime..openvino/cpu/fp32/bs1/t1`.
+
+    Two files of one name are told apart by their hash (`m@4825c2d3`), which is no part of the key: it would be another
+    case after each change of the file.
+    """
     parts = zip(a.key.split("/"), b.key.split("/"), strict=True)
-    return "/".join(one if one == other else f"{one}..{other}" for one, other in parts)
+    return "/".join(one if other.partition("@")[0] == one else f"{one}..{other}" for one, other in parts)
 
 
 def _subject(side: Side, case: Case, planned: plan.Plan, workshop: Workshop, asked: Asked) -> Subject:

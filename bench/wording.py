@@ -117,10 +117,14 @@ def _details(found: Comparison) -> Iterable[str]:
         yield f"Note ({each.reason}): {each.evidence}."
 
 
+def count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
 def _pairs(found: Comparison) -> str:
     smallest = f"; a slowdown of {found.detectable:.1%} would have shown nine times in ten" if found.detectable else ""
     medians = [found.paired_median_a_ms or 0.0, found.paired_median_b_ms or 0.0]
     return (
-        f"{found.pairs} pairs of processes were timed in turn on the same CPUs{smallest}. "
+        f"{count(found.pairs, 'pair')} of processes timed in turn on the same CPUs{smallest}. "
         f"Medians while paired: A {medians[0]:.3f} ms, B {medians[1]:.3f} ms."
     )

@@ -11,13 +11,14 @@ from collections import Counter
 import msgspec
 import pytest
 
-from bench import calibration, compare, pairs, stages, store, telemetry, wording
+from bench import calibration, catalog, compare, pairs, stages, store, telemetry, wording
+from bench.backends import Setup
 from bench.compare import Contest, simulate_pairs
 from bench.compared import Comparison, PairRecord
 from bench.duet import Lost
 from bench.errors import Failed, UsageError
 from bench.gate import Gate
-from bench.live_worker import Done, Injection, Ready, Warm
+from bench.live_worker import Compared, Done, Injection, Ready, Warm, deviations
 from bench.pairs import Sampling, leader, play, sampling
 from bench.schema import Case, Parity, Telemetry, Validity
 from bench.subjects import Asked, Terms, key_of, sides
@@ -42,7 +43,10 @@ class Pretender:
         self.log.append(f"{self.side} opens")
         if self.lost_at == 0:
             raise Lost("the worker died of SIGSEGV", "its last words")
-        return Ready("1.0", 1, 1, {"threads": 1}, differs=self.differs)
+        return Ready("1.0", 1, 1, {"threads": 1})
+
+    def compare_outputs(self, others):
+        return Compared(None, self.differs)
 
     def warm_up(self):
         return Warm(warmup_ns=(self.wall_ns,) * 10, steady=True, latency_ns=float(self.wall_ns), cpus=self.cpus)
@@ -72,7 +76,7 @@ class Pretence:
         return (1,)
 
     @contextlib.contextmanager
-    def worker(self, side, attempt, second):
+    def worker(self, side, attempt):
         usual = self.b if side == "B" else {}
         yield Pretender(self.log, side, **{**usual, **self.script.get((side, attempt), {})})
         self.log.append(f"{side} ends")
@@ -182,6 +186,35 @@ def test_pair_on_different_cpus_is_dropped():
 def test_a_side_that_never_became_steady_is_said_to(monkeypatch):
     monkeypatch.setattr(Pretender, "warm_up", lambda self: Warm((MS,), False, float(MS), (1,)))
     assert [each.reason for each in play(Pretence(), 0).record.validity] == ["no_steady_state"] * 2
+
+
+def test_what_is_not_as_asked_is_said(monkeypatch):
+    ready = Ready("1", 1, 1, {}, deviations=("threads: 1 asked, 2 in effect",))
+    monkeypatch.setattr(Pretender, "open", lambda self: ready)
+    found = play(Pretence(), 0)
+    assert {each.evidence for each in found.record.validity} == {
+        f"side {side}, threads: 1 asked, 2 in effect" for side in "AB"
+    }
+    assert found.pair.sound
+
+
+def test_a_probe_that_varies_is_said(monkeypatch):
+    wavering = itertools.cycle([300_000, 330_000, 360_000])
+    block = Pretender.block
+    monkeypatch.setattr(
+        Pretender, "block", lambda *words: msgspec.structs.replace(block(*words), probe_ns=next(wavering))
+    )
+    assert "noisy" in [each.reason for each in play(Pretence(), 0).record.validity]
+
+
+def test_deviations_of_a_runtime():
+    setup = Setup(Case("M", "paddle", "cpu", "fp32", 1, 2), catalog.profile("cpu"), {"onednn": "on", "x": "1"}, (3,))
+    assert deviations(setup, {"threads": 2, "precision": "fp32", "onednn": True, "x": "2"}) == ()
+    assert deviations(setup, {"threads": 1, "precision": "bf16", "onednn": False}) == (
+        "threads: 2 asked, 1 in effect",
+        "precision: fp32 asked, bf16 in effect",
+        "onednn: True asked, False in effect",
+    )
 
 
 def test_different_outputs_end_it():
@@ -417,6 +450,8 @@ def test_key_names_what_differs():
     one, other = Case("M", "onnxruntime", "cpu", "fp32", 1, 1), Case("M", "openvino", "cpu", "fp32", 1, 1)
     assert key_of(one, one) == "M/onnxruntime/cpu/fp32/bs1/t1"
     assert key_of(one, other) == "M/onnxruntime..openvino/cpu/fp32/bs1/t1"
+    hashed = msgspec.structs.replace(one, model="M@4825c2d3")
+    assert key_of(one, hashed) == one.key
 
 
 def test_coordinator_keeps_off_the_cpus_of_a_pair():
