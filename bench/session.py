@@ -154,9 +154,12 @@ def _is_called(path: Path, run_id: str) -> bool:
 
 
 def _begun(paths: Iterable[Path]) -> Iterator[Run]:
+    """Runs that can be gone on with: the file of a comparison holds no request."""
     for path in paths:
         with contextlib.suppress(NoRun):
-            yield store.read(path)
+            run = store.read(path)
+            if run.headers[0].request:
+                yield run
 
 
 def _workshop(request: Request, progress: Progress) -> Workshop:

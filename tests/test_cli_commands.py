@@ -8,6 +8,7 @@ import pytest
 from command import QUICK, bench, complaint
 
 from bench import backends, catalog
+from bench.store import Header, RunFile
 
 COUNTED = list(csv.DictReader((Path(__file__).parent / "data" / "counted.csv").read_text().splitlines()))
 FIELDS = ["name", "family", "input_shape", "params_m", "gmacs", "top1", "top5", "source", "measurable"]
@@ -131,3 +132,12 @@ def test_report_prints_or_writes_the_same(run, tmp_path):
 def test_report_without_results_is_one_line(run):
     assert complaint(run("report"), 2).startswith("no results in results")
     assert "closest" in complaint(run("report", "--format", "markdwn"), 2)
+
+
+def test_resume_passes_over_the_file_of_a_comparison(run, tmp_path):
+    assert run("run", "--model", "DPN68", *QUICK, "--repetitions", "2").returncode == 0
+    header = Header(run_id="c0ffee00", started_at="2999-01-01T00:00:00.000000Z", bench_version="0")
+    RunFile.create(tmp_path / "results" / "cpu", header).close()
+    process = run("run", "--resume")
+    assert process.returncode == 0, process.stderr
+    assert "nothing was left to do" in process.stderr
