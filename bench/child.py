@@ -90,6 +90,19 @@ def infer(session: "Session", inputs: Any, batch_size: int) -> "Arrays":
     return [np.concatenate(column)[: len(inputs)] for column in zip(*parts, strict=True)]
 
 
+def cpus_of_threads() -> tuple[int, ...]:
+    """A runtime may pin its threads by itself, so each one is asked."""
+    if not hasattr(os, "sched_getaffinity"):
+        return ()
+    found = set(os.sched_getaffinity(0))
+    for thread in Path("/proc/self/task").glob("[0-9]*"):
+        try:
+            found |= os.sched_getaffinity(int(thread.name))
+        except ProcessLookupError:  # it has just ended
+            continue
+    return tuple(sorted(found))
+
+
 def peak_memory_bytes() -> int | None:
     """The largest resident set of this process so far, in bytes."""
     try:

@@ -21,7 +21,7 @@ import msgspec
 
 from bench import backends, parity, stats, timing
 from bench.backends import Setup
-from bench.child import TroubleStatus, confine, infer, peak_memory_bytes, trouble
+from bench.child import TroubleStatus, confine, cpus_of_threads, infer, peak_memory_bytes, trouble
 from bench.errors import Failed, Unsupported
 from bench.schema import Frozen, Interval, Parity, Precision, Settings, Telemetry
 
@@ -146,7 +146,7 @@ class Player:
         samples, steady = timing.warm_up(self.run, Settings(), self.clock)
         self._rested_from = time.process_time_ns()
         latency_ns = stats.median(samples[-stats.window(samples) :])
-        return Warm(warmup_ns=tuple(samples), steady=steady, latency_ns=latency_ns, cpus=_cpus_of_threads())
+        return Warm(warmup_ns=tuple(samples), steady=steady, latency_ns=latency_ns, cpus=cpus_of_threads())
 
     def block(self, iterations: int) -> Done:
         idle_cpu_ns = time.process_time_ns() - self._rested_from
@@ -154,19 +154,6 @@ class Player:
         probe_ns = self.shoot() if self.shoot else None
         self._rested_from = time.process_time_ns()
         return Done(wall_ns=tuple(samples), telemetry=counted, probe_ns=probe_ns, idle_cpu_ns=idle_cpu_ns)
-
-
-def _cpus_of_threads() -> tuple[int, ...]:
-    """A runtime may pin its threads by itself, so each one is asked."""
-    if not hasattr(os, "sched_getaffinity"):
-        return ()
-    found = set(os.sched_getaffinity(0))
-    for thread in Path("/proc/self/task").glob("[0-9]*"):
-        try:
-            found |= os.sched_getaffinity(int(thread.name))
-        except ProcessLookupError:  # it has just ended
-            continue
-    return tuple(sorted(found))
 
 
 def slowed(run: "Run", clock: "Clock", inject: Injection) -> "Run":

@@ -19,7 +19,7 @@ from bench import backends, parity, telemetry
 from bench.artifacts import Made
 from bench.backends import Setup
 from bench.catalog import profile
-from bench.child import confine, infer, peak_memory_bytes, trouble
+from bench.child import confine, cpus_of_threads, infer, peak_memory_bytes, trouble
 from bench.errors import Failed, UsageError
 from bench.jobs import (
     AnyAnswer,
@@ -153,7 +153,7 @@ def measure(job: Measure) -> Measured:
     facts = telemetry.between(before, after)
     if backend.computes and facts["threads_used"]:
         effective["threads_used"] = facts["threads_used"]
-    effective["cpus"] = _cpus_of_threads()
+    effective["cpus"] = list(cpus_of_threads())
     return Measured(
         measurement=msgspec.structs.replace(
             measurement, load_ns=load_ns, first_ns=first_ns, peak_memory_bytes=peak_memory_bytes()
@@ -163,15 +163,6 @@ def measure(job: Measure) -> Measured:
         telemetry=facts,
         validity=telemetry.validity(facts, _iterations(measurement)),
     )
-
-
-def _cpus_of_threads() -> list[int]:
-    """The CPUs on which some thread of this process may run; runtimes have been seen to pin theirs elsewhere."""
-    cpus: set[int] = set()
-    for task in Path("/proc/self/task").glob("*"):
-        with contextlib.suppress(OSError):
-            cpus |= os.sched_getaffinity(int(task.name))
-    return sorted(cpus)
 
 
 def _iterations(measurement: Measurement) -> dict[str, tuple[int, ...]]:
