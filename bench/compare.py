@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from bench import __version__, backends, calibration, catalog, environment, process, runner, stats, store, verdict
+from bench import __version__, backends, calibration, catalog, environment, process, runner, store, verdict
 from bench.artifacts import Cache, default_root
 from bench.compared import Comparison, PairRecord, SideRecord
 from bench.errors import BenchError, Failed
@@ -33,7 +33,6 @@ from bench.verdict import MOST_DROPPED, Rule, Shift, Verdict
 MOST_LOST = 2
 HOPELESS = 3
 LEAST_PAIRS = min(verdict.LOOKS)
-SCATTERED = 0.05
 
 
 class Contest:
@@ -101,11 +100,7 @@ class Contest:
         return self._decided(replace(self.rule, pairs=min(self.sound, self.rule.pairs)))
 
     def _decided(self, rule: Rule) -> Verdict:
-        pairs = [attempt.pair for attempt in self.attempts]
-        values = [getattr(pair, rule.statistic) for pair in pairs if pair.sound]
-        if scattered(values, rule):
-            rule = replace(rule, df=0)
-        return self._explained(verdict.decide(pairs, rule))
+        return self._explained(verdict.decide([attempt.pair for attempt in self.attempts], rule))
 
     def _explained(self, known: Verdict) -> Verdict:
         """With the reasons for which pairs were dropped, where that is why there is no verdict."""
@@ -126,23 +121,6 @@ class Contest:
 
     def _pair_s(self) -> float:
         return statistics.median(attempt.record.spent_s for attempt in self.attempts)
-
-
-def scattered(log_ratios: Sequence[float], rule: Rule) -> bool:
-    """Whether the pairs differ by more than the rule believes possible: an F test of their variance, at 5 %.
-
-    Its expectation of a spread is then dropped (Student's own interval needs none). Else it would shrink what it
-    sees: with true SDs of 1.5, 3, 10 and 30 % it alarmed in 1.4, 7.8, 16 and 18 of 100 comparisons of identical
-    programs, and with this test in 1.1, 1.9, 0.6 and 0.5 (1,500 normal draws each). At the SD that it expects, and at
-    1 %, nothing is lost but one pair in the mean.
-    """
-    degrees = len(log_ratios) - 1
-    if len(log_ratios) < LEAST_PAIRS or not rule.df:
-        return False
-    ratio = statistics.variance(log_ratios) / rule.sd**2
-    # The F distribution by the incomplete beta function (DLMF 8.17, Abramowitz and Stegun 26.6.2).
-    below = stats.incomplete_beta(degrees / 2, rule.df / 2, degrees * ratio / (degrees * ratio + rule.df))
-    return 1 - below < SCATTERED
 
 
 # What a contest comes to

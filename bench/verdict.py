@@ -29,6 +29,8 @@ GUARD = 0.05
 MOST_DROPPED = 0.30
 LEAST_SESSIONS = 5
 PREEMPTED = 0.2
+SCATTERED = 0.001
+OWN_SHARE = 7
 LOCAL = 19
 SESSION_SD, SESSION_DF = 0.009, 8
 
@@ -218,10 +220,46 @@ def interval(log_ratios: Sequence[float], error: float, sd: float, df: int) -> I
     return Interval(centre=centre, lower=centre - half, upper=centre + half, error=error)
 
 
+def believed(log_ratios: Sequence[float], error: float, rule: Rule) -> Interval:
+    """The interval that a look judges by: the moderated one, as far as the pairs bear out the spread it expects.
+
+    Where they scatter far beyond that, its expectation is dropped; and a change must stand in Student's own interval,
+    too, at seven times the error. On normal draws with SDs from 0.4 to 30 %, plans of up to 16 pairs then alarm in at
+    most 1 of 100 comparisons of identical programs, where shrinkage alone alarms in 18. A stricter test, or a
+    PASS that is held to both, would cost power (or pairs) where pairs scatter by 1 %: 2 % slowdowns were then
+    seen with 4 pairs in 13 instead of 37 of 100 of the worst jobs (even units). So silence means less where pairs
+    scatter by more than 1.5 % and nothing is known of the machine: up to 8 in 100 pass at the tolerance.
+    """
+    if len(log_ratios) < min(LOOKS):
+        return interval(log_ratios, error, rule.sd, rule.df)
+    moderated = interval(log_ratios, error, rule.sd, 0 if _scattered(log_ratios, rule) else rule.df)
+    own = interval(log_ratios, min(OWN_SHARE * error, 0.5), rule.sd, 0)
+    return replace(
+        moderated, lower=min(moderated.lower, max(0.0, own.lower)), upper=max(moderated.upper, min(0.0, own.upper))
+    )
+
+
+def _scattered(log_ratios: Sequence[float], rule: Rule) -> bool:
+    """Whether the pairs differ by more than the rule thinks possible: an F test of their variance."""
+    degrees = len(log_ratios) - 1
+    return rule.df > 0 and _squares(log_ratios) > degrees * rule.sd**2 * _f(1 - SCATTERED, degrees, rule.df)
+
+
+@lru_cache(maxsize=1024)
+def _f(probability: float, above: int, below: int) -> float:
+    """The quantile of the F distribution, from the incomplete beta function (Abramowitz and Stegun 26.6.2)."""
+    share = stats.bisect(lambda x: stats.incomplete_beta(above / 2, below / 2, x) - probability, 0.0, 1.0)
+    return below * share / (above * (1 - share))
+
+
 def _standard_error(log_ratios: Sequence[float], sd: float, df: int) -> float:
-    centre, count = statistics.fmean(log_ratios), len(log_ratios)
-    squares = sum((value - centre) ** 2 for value in log_ratios)
-    return math.sqrt((df * sd**2 + squares) / (df + count - 1) / count)
+    count = len(log_ratios)
+    return math.sqrt((df * sd**2 + _squares(log_ratios)) / (df + count - 1) / count)
+
+
+def _squares(values: Sequence[float]) -> float:
+    centre = statistics.fmean(values)
+    return sum((value - centre) ** 2 for value in values)
 
 
 @lru_cache(maxsize=1024)
@@ -276,8 +314,8 @@ def _known(measured: Sequence[Pair], error: float, rule: Rule) -> tuple[Verdict,
     sound = [one for one in measured if one.sound]
     values = [getattr(one, rule.statistic) for one in sound]
     cpu_values = [one.cpu for one in sound if one.cpu is not None]
-    wall = interval(values, error, rule.sd, rule.df)
-    cpu = interval(cpu_values, error, rule.sd, rule.df) if len(cpu_values) == len(sound) else None
+    wall = believed(values, error, rule)
+    cpu = believed(cpu_values, error, rule) if len(cpu_values) == len(sound) else None
     spread = _standard_error(values, rule.sd, rule.df)
     reach = math.log1p(rule.margin) + wall.upper - wall.centre + statistics.NormalDist().inv_cdf(0.9) * spread
     verdict = Verdict(

@@ -317,22 +317,6 @@ def test_noise_ends_inconclusive_with_the_pairs_that_it_would_take():
     assert known.needed > 16
 
 
-@pytest.mark.parametrize(("spread", "expected"), [(0.006, False), (0.02, True)])
-def test_pairs_that_scatter_beyond_belief(spread, expected):
-    assert compare.scattered([spread, -spread, spread, -spread], Terms().rule(2e6)) is expected
-
-
-def test_two_pairs_scatter_as_they_like():
-    assert not compare.scattered([0.5, -0.5], Terms().rule(2e6))
-
-
-@pytest.mark.parametrize("sd", [0.01, 0.03, 0.3])
-def test_no_alarms_where_pairs_scatter(sd):
-    noisy = {**TRUTH, "process_sigma": repr(sd / math.sqrt(2))}
-    found = Counter(simulate_pairs(noisy, noisy, seed=seed).verdict().outcome for seed in range(60))
-    assert found["REGRESSION"] <= 4
-
-
 def test_budget_ends_it_and_the_last_look_spends_the_rest():
     ticks = itertools.count(step=10)
     played = Contest(noisy(spread=0.06), Terms(budget_s=45), clock=lambda: float(next(ticks)))

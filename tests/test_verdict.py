@@ -200,6 +200,29 @@ def test_errors_stay_below_one_in_a_hundred(slowdown, wrong, pairs):
     assert outcomes.count(wrong) / 3000 <= 0.01 + 0.004
 
 
+@pytest.mark.parametrize("sd", [0.006, 0.02, 0.05, 0.3])
+def test_identical_programs_seldom_alarm_however_far_their_pairs_scatter(sd):
+    """The rule expects 0.6 %; binomial slack on 600 jobs of the promised 1 % a direction."""
+    source = random.Random(7)
+    jobs = [noisy(0.0, 16, source, sd) for _ in range(600)]
+    outcomes = [decide(job).outcome for job in jobs]
+    assert outcomes.count("REGRESSION") <= 12
+    assert outcomes.count("IMPROVED") <= 12
+
+
+def test_pairs_far_apart_leave_the_expected_spread_behind():
+    near, far = [0.027, 0.03, 0.033], [-0.04, 0.06, 0.07]
+    assert verdict.believed(near, 0.01, Rule()) == verdict.interval(near, 0.01, Rule.sd, Rule.df)
+    assert verdict.believed(far, 0.01, Rule()) == verdict.interval(far, 0.01, Rule.sd, 0)
+
+
+def test_a_change_must_stand_in_the_pairs_own_spread_but_a_pass_need_not():
+    values = [0.012, 0.02, 0.028]
+    shrunk, held = verdict.interval(values, 0.0005, Rule.sd, Rule.df), verdict.believed(values, 0.0005, Rule())
+    assert held.lower == 0 < shrunk.lower
+    assert held.upper == shrunk.upper
+
+
 @given(st.lists(st.floats(-0.05, 0.05), min_size=3, max_size=3), st.floats(0, 0.1), st.permutations(range(3)))
 def test_slower_never_looks_better(values, slowdown, order):
     rule = Rule(pairs=3)
