@@ -146,13 +146,13 @@ def profile(name: str) -> HardwareProfile:
         raise unknown("device", name, list(profiles()), LIST_DEVICES) from None
 
 
-def _fold(name: str) -> str:
+def fold(name: str) -> str:
     return re.sub(r"[\W_]", "", name).casefold()
 
 
 def of_family(name: str) -> list[ModelCard]:
     """The cards of a family, spelt with any case and punctuation."""
-    found = [card for card in cards().values() if _fold(card.family) == _fold(name)]
+    found = [card for card in cards().values() if fold(card.family) == fold(name)]
     if not found:
         raise unknown("family", name, sorted({card.family for card in cards().values()}), LIST_MODELS)
     return found

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from bench import __version__, cli_compare, cli_gate
+from bench import __version__, cli_compare, cli_gate, cli_report
 from bench.arguments import (
     EXPORTED,
     INTERVALS,
@@ -206,39 +206,6 @@ def export(models: Any, families: Any, input_shape: Any, weights: str, formats: 
             click.echo(path)
 
 
-@bench.command()
-@click.option("--format", "format_", default="markdown", show_default=True, metavar="NAME")
-@click.option(
-    "--results", type=click.Path(path_type=Path), default="results", show_default=True, help="Folder or file."
-)
-@click.option("--family", help="Only this family.")
-@click.option("--device", help="Only this device.")
-@click.option("--model", help="Only this model.")
-@click.option("--backend", help="Only this backend.")
-@click.option("--run", "run_id", help="Only this run.  [default: the newest run that has a case]")
-@click.option("--interval", type=click.Choice(["compute", "end_to_end"]), help="Only this interval.")
-@click.option("--output", type=click.Path(path_type=Path), help="Write into this folder instead of printing.")
-def report(format_: str, results: Path, output: Path | None, **filters: Any) -> None:
-    """Tables from records."""
-    from bench import report as reports
-
-    format_module = reports.get(format_)
-    built = reports.build(results, **filters)
-    for warning in built.warnings:
-        click.echo(f"bench: {warning}", err=True)
-    text = format_module.render(built)
-    if output is None:
-        show(text)
-        return
-    path = output / f"report{format_module.suffix}"
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"cannot write {path}", error.strerror or str(error), "name another folder") from error
-    click.echo(path)
-
-
 @bench.group()
 def selfcheck() -> None:
     """The benchmark of our own detector: false alarms, power, smallest slowdown it can see."""
@@ -260,7 +227,7 @@ def replay(seed: int) -> None:
 
 
 selfcheck.add_command(cli_compare.live)
-for command in (cli_compare.compare, *cli_gate.COMMANDS):
+for command in (cli_compare.compare, *cli_gate.COMMANDS, *cli_report.COMMANDS):
     bench.add_command(command)
 
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import msgspec
 
-from bench import catalog, environment, store
+from bench import catalog, environment, published, store
 from bench import formats as choices
 from bench.catalog import ModelCard
 from bench.errors import UsageError, unknown
@@ -19,6 +19,10 @@ from bench.report import rows
 from bench.report.rows import OWN, Row, family_of
 from bench.schema import Record
 from bench.store import Header, Run
+
+Source = Literal["measured", "published", "both"]
+Layout = Literal["default", "paddleclas"]
+Language = Literal["en", "zh"]
 
 LIST_RESULTS = "see what there is with: bench list results"
 
@@ -40,13 +44,19 @@ class Table:
 
 @dataclass(frozen=True)
 class Report:
-    """What the records say. `notes` hold for all tables; `environment` has a line for each machine as it was.
+    """What the records and the published figures say, in the order of the catalog.
 
-    `command` is that which makes the report again, less its `--format`; `warnings` are for standard error.
+    `notes` hold for all tables; `environment` has a line for each machine as it was; `command` is that which makes the
+    report again, less its `--format`; `warnings` are for standard error. With `provenance` every figure of a table
+    says where it is from.
     """
 
     rows: list[Row]
     cards: Mapping[str, ModelCard]
+    source: Source = "measured"
+    layout: Layout = "default"
+    language: Language = "en"
+    provenance: bool = False
     notes: tuple[str, ...] = ()
     environment: tuple[str, ...] = ()
     command: str = ""
@@ -54,7 +64,11 @@ class Report:
 
     @cached_property
     def tables(self) -> list[Table]:
-        """The default layout. Raises UsageError without pandas, which formats of bare rows don't need."""
+        """The tables of the layout. Raises UsageError without pandas, which formats of bare rows don't need."""
+        if self.layout == "paddleclas":
+            from bench.report import paddleclas
+
+            return paddleclas.pages(self)
         from bench.report import tables
 
         return tables.default(self.rows, self.cards)
@@ -98,6 +112,10 @@ def width(text: str) -> int:
 def build(
     results: Path,
     *,
+    source: Source = "measured",
+    layout: Layout = "default",
+    language: Language = "en",
+    provenance: bool = False,
     family: str | None = None,
     device: str | None = None,
     model: str | None = None,
@@ -105,10 +123,11 @@ def build(
     run_id: str | None = None,
     interval: str | None = None,
 ) -> Report:
-    """The report on the records below `results`, or in that file, as far as they are what is asked for.
+    """The report on the records below `results`, or in that file, and on published figures: what is asked for of them.
 
-    `family` is spelt with any case and punctuation, `model` may be a glob. Raises UsageError where nothing is left to
-    report, and for a file of a newer bench; lines that can't be read are left out with a warning.
+    `family` is spelt with any case and punctuation, `model` may be a glob. Of published figures the canonical ones
+    count; a layout that regenerates pages picks its own. Raises UsageError where nothing is left to report, and for
+    a file of a newer bench; lines that can't be read are left out with a warning.
     """
     named = {
         "family": family,
@@ -121,22 +140,38 @@ def build(
     asked = {name: value for name, value in named.items() if value is not None}
     cards = catalog.cards()
     reading = Reading(asked, cards)
-    found = rows.rows(reading.runs(results), cards, interval)
+    found = rows.rows(reading.runs(results), cards, interval) if source != "published" else []
+    if source != "measured":
+        quoted = rows.quoted(each for each in published.latencies() if each.canonical)
+        found = sorted([*found, *filter(reading.wanted, quoted)], key=rows.order(cards))
     if not found:
         raise reading.nothing(results)
+    words = {"source": source, "layout": layout, "lang": language}
     return Report(
         rows=found,
         cards=cards,
+        source=source,
+        layout=layout,
+        language=language,
+        provenance=provenance,
         notes=_strangers(found, reading.headers),
         environment=_environments(found, reading.headers),
-        command=_command(results, asked),
+        command=_command(results, {**_changed(words), **asked}, provenance),
         warnings=tuple(reading.warnings),
     )
 
 
-def _command(results: Path, asked: Mapping[str, str]) -> str:
+DEFAULTS = {"source": "measured", "layout": "default", "lang": "en"}
+
+
+def _changed(words: Mapping[str, str]) -> dict[str, str]:
+    return {name: word for name, word in words.items() if word != DEFAULTS[name]}
+
+
+def _command(results: Path, asked: Mapping[str, str], provenance: bool) -> str:
     place = [] if results == Path("results") else ["--results", str(results)]
-    return shlex.join(["bench", "report", *place, *(word for name in asked for word in (f"--{name}", asked[name]))])
+    words = (word for name in asked for word in (f"--{name}", asked[name]))
+    return shlex.join(["bench", "report", *place, *words, *["--provenance"] * provenance])
 
 
 # Reading
@@ -181,13 +216,22 @@ class Reading:
         intervals = record.measurement.intervals if record.measurement else record.settings.intervals
         self.seen["interval"].update(intervals)
         case = record.case
-        found = {
-            "family": family_of(case.model, self.cards),
-            "device": case.device,
-            "model": case.model,
-            "backend": case.backend,
-            "run": record.run_id,
-        }
+        return self._fits(
+            {
+                "family": family_of(case.model, self.cards),
+                "device": case.device,
+                "model": case.model,
+                "backend": case.backend,
+                "run": record.run_id,
+            }
+        )
+
+    def wanted(self, row: Row) -> bool:
+        """Whether a row of published figures is asked for; it belongs to no run."""
+        names = ("family", "device", "model", "backend", "interval")
+        return "run" not in self.asked and self._fits({name: getattr(row, name) for name in names})
+
+    def _fits(self, found: Mapping[str, str]) -> bool:
         for name, value in found.items():
             self.seen[name].add(value)
         return all(_fits(name, value, self.asked[name]) for name, value in found.items() if name in self.asked)
@@ -209,8 +253,9 @@ class Reading:
 
 
 def _spelt(family: str) -> str:
-    """A family as the catalog spells it. Raises UsageError for an unknown one."""
-    return OWN if family == OWN else catalog.of_family(family)[0].family
+    """A family as the catalog or the published figures spell it. Raises UsageError for an unknown one."""
+    known = {catalog.fold(model.family): model.family for model in published.models().values()}
+    return known.get(catalog.fold(family)) or (OWN if family == OWN else catalog.of_family(family)[0].family)
 
 
 def _fits(name: str, value: str, wanted: str) -> bool:

@@ -7,13 +7,15 @@ from typing import Any, get_args
 
 import msgspec
 
-from bench import backends, stats, store
+from bench import backends, published, stats, store
 from bench.catalog import ModelCard
+from bench.published import Latency
 from bench.schema import Artifact, Case, Frozen, Interval, Measurement, Precision, Record, Samples, Status
 from bench.store import Run
 
 INTERVALS: tuple[Interval, ...] = get_args(Interval)
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+#: a published figure may not say which it is of
+PRECISIONS: tuple[str, ...] = (*get_args(Precision), "unstated")
 #: the family of a model that has no card, and the weights that are in its file
 OWN = "own"
 #: weights under which a network is the one whose accuracy was published, or has its size and speed
@@ -24,6 +26,9 @@ Key = tuple[Case, Interval]
 
 class Row(Frozen, frozen=True, kw_only=True):
     """A case and one interval of it. Latencies are of the whole batch and in ms; None is unknown or does not apply.
+
+    `source` is "measured", by the run `run_id`, or "published", at the line that `document` names ("page.md:53"): then
+    `threads` is 0 where they are not stated or it is a GPU, and `validity` holds what is wrong with the figure.
 
     `latency_ms` is the median of the processes' medians, `ci_low_ms` to `ci_high_ms` its interval, which covers with
     probability `ci_level`. `throughput` is in images/s, `top1` and `top5` are fractions as published, `gmacs` and
@@ -36,7 +41,7 @@ class Row(Frozen, frozen=True, kw_only=True):
     family: str
     backend: str
     device: str
-    precision: Precision
+    precision: str
     batch_size: int
     threads: int
     interval: Interval
@@ -73,6 +78,8 @@ class Row(Frozen, frozen=True, kw_only=True):
     weights: str
     options: dict[str, str]
     environment_id: str
+    document: str = ""
+    campaign: str = ""
 
 
 class Repetition(msgspec.Struct, frozen=True):
@@ -90,7 +97,8 @@ def rows(runs: Iterable[Run], cards: Mapping[str, ModelCard], interval: str | No
     """
     held = newest(runs)
     keys = [key for key in held if interval in (None, key[1])]
-    return [_row(key, held[key], cards.get(key[0].model)) for key in sorted(keys, key=_order(cards))]
+    found = [_row(key, held[key], cards.get(key[0].model)) for key in keys]
+    return sorted(found, key=order(cards))
 
 
 def family_of(model: str, cards: Mapping[str, ModelCard]) -> str:
@@ -109,16 +117,63 @@ def is_runtime(name: str) -> bool:
     return name not in backends.names() or backends.get(name).default
 
 
-def _order(cards: Mapping[str, ModelCard]) -> Callable[[Key], tuple[Any, ...]]:
-    places = {name: place for place, name in enumerate(cards)}
+def order(cards: Mapping[str, ModelCard]) -> Callable[[Row], tuple[Any, ...]]:
+    """Sorts by device, then by model as the catalog has them, those with published figures alone and strangers last."""
+    places = {name: place for place, name in enumerate(dict.fromkeys((*cards, *published.models())))}
 
-    def order(key: Key) -> tuple[Any, ...]:
-        case, interval = key
-        model = (places.get(case.model, len(places)), case.model)
-        rest = (PRECISIONS.index(case.precision), case.batch_size, case.threads, INTERVALS.index(interval))
-        return (case.device, *model, *backend_rank(case.backend), *rest)
+    def key(row: Row) -> tuple[Any, ...]:
+        model = (places.get(row.model, len(places)), row.model)
+        rest = (PRECISIONS.index(row.precision), row.batch_size, row.threads, INTERVALS.index(row.interval))
+        return (row.device, *model, *backend_rank(row.backend), *rest, row.source)
 
-    return order
+    return key
+
+
+# Published figures
+
+
+def quoted(latencies: Iterable[Latency]) -> list[Row]:
+    """A row for each published latency, in the order given. What is beside it in a record is unknown."""
+    return [_quoted(each) for each in latencies]
+
+
+def _quoted(latency: Latency) -> Row:
+    model = published.models()[latency.model]
+    return Row(
+        model=latency.model,
+        family=model.family,
+        backend=published.BACKENDS.get(latency.backend, latency.backend),
+        device=latency.device,
+        precision=latency.precision,
+        batch_size=latency.batch_size,
+        threads=latency.threads or 0,
+        interval=published.campaigns()[latency.campaign].interval,
+        status="ok",
+        reason="",
+        validity=latency.tags,
+        evidence=(latency.notes,) if latency.notes else (),
+        **{
+            **dict.fromkeys((*LATENCY, *BESIDE)),
+            "latency_ms": latency.latency_ms,
+            "throughput": latency.batch_size / latency.latency_ms * 1e3,
+        },
+        samples=0,
+        repetitions=0,
+        top1=model.top1,
+        top5=model.top5,
+        gmacs=model.gmacs_counted if model.gmacs_counted is not None else model.gmacs,
+        params_m=model.params_m_counted if model.params_m_counted is not None else model.params_m,
+        storage_mb=model.storage_mb,
+        stopped="",
+        source="published",
+        run_id="",
+        started_at="",
+        weights="",
+        options={},
+        environment_id="",
+        document=latency.source,
+        campaign=latency.campaign,
+    )
 
 
 # Which records count
@@ -239,6 +294,9 @@ def _latency(case: Case, pool: list[Repetition]) -> dict[str, Any]:
         "mean_ms": known.mean_ns / 1e6,
         "throughput": case.batch_size / known.median_ns * 1e9,
     }
+
+
+BESIDE = ("first_ms", "load_ms", "build_ms", "export_ms", "peak_memory_mb", "parity_max_error")
 
 
 def _beside(pool: list[Repetition]) -> dict[str, Any]:
