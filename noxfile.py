@@ -11,6 +11,7 @@ nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.sessions = ["lint", "tests", "backends", "docs", "wheel"]
 nox.options.error_on_external_run = True
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 SUPPORTED = ("3.11", "3.12", "3.13")
 
 
@@ -50,7 +51,7 @@ def tests(session: nox.Session) -> None:
     """All that needs no runtime, on each Python found."""
     session.install("-e", ".[report,test]")
     coverage = ["--cov", "--cov-report=term:skip-covered"] if session.python == PYTHONS[0] else []
-    session.run("pytest", "-m", "not runtime and not slow", *coverage, *session.posargs)
+    session.run("pytest", "-m", "not runtime and not slow and not browser", *coverage, *session.posargs)
 
 
 @nox.session(python=PYTHONS[:1])
@@ -64,6 +65,26 @@ def backends(session: nox.Session) -> None:
 def newer(session: nox.Session) -> None:
     """The tests of `backends` on the other Pythons."""
     backends(session)
+
+
+@nox.session(python=PYTHONS[:1])
+def browser(session: nox.Session) -> None:
+    """The HTML page in headless Chromium, opened from disk: plot, tables, foreign names, no network."""
+    session.install("-e", ".[report,test,browser]")
+    found = {"BENCH_CHROMIUM": chromium(session)}
+    session.run("pytest", "-m", "browser", "tests/browser", *session.posargs, env=found)
+
+
+def chromium(session: nox.Session) -> str:
+    """Where Chromium is. CI installs Debian's if need be; elsewhere nobody's system is changed unasked."""
+    if not _chromium() and os.environ.get("CI") == "true" and os.geteuid() == 0 and shutil.which("apt-get"):
+        session.run("apt-get", "update", "-q", external=True)
+        session.run("apt-get", "install", "-q", "-y", "--no-install-recommends", "chromium", external=True)
+    return _chromium() or session.error(f"none of {', '.join(BROWSERS)} is on the path; apt-get install chromium")
+
+
+def _chromium() -> str | None:
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 @nox.session
@@ -95,6 +116,13 @@ def kill(session: nox.Session) -> None:
     """Kills `bench run` at 50 random moments and resumes it."""
     session.install("-e", ".[report,test]")
     session.run("pytest", "-m", "slow", "tests/test_resume.py", *session.posargs)
+
+
+@nox.session
+def compare(session: nox.Session) -> None:
+    """5,000 simulated comparisons with a known truth: false alarms and power as promised."""
+    session.install("-e", ".[report,test]")
+    session.run("pytest", "-m", "slow", "tests/test_compare.py", "-s", *session.posargs)
 
 
 @nox.session

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from bench import parity
-from bench.errors import BenchError, Unavailable, Unsupported, UsageError
-from bench.schema import PARENT_VARIABLE
+from bench.errors import BenchError, Failed, Unavailable, Unsupported, UsageError
+from bench.schema import PARENT_VARIABLE, Case, Parity
 
 if TYPE_CHECKING:
     from bench.backends import Arrays, Session
@@ -76,6 +76,37 @@ def _public(log: str) -> str:
     """A log without the folders of this machine, as records get published."""
     package = str(Path(__file__).resolve().parents[1])
     return log.replace(package + os.sep, "").replace(sys.prefix + os.sep, "").replace(str(Path.home()), "~")
+
+
+class First(NamedTuple):
+    """How long the first inference took; the outputs for the reference's inputs, and how far off they are."""
+
+    took_ns: int
+    outputs: "Arrays"
+    parity: Parity | None
+
+
+def first_inferences(session: "Session", case: Case, reference: str) -> First:
+    """Runs an engine that was just opened on the inputs of `reference`, or once where that is "".
+
+    Raises Failed where the outputs are not the reference's.
+    """
+    if not reference:
+        return First(_timed(session), [], None)
+    inputs, expected, made_by = parity.load(Path(reference))
+    session.feed([parity.batches(inputs, case.batch_size)[0]])
+    took_ns = _timed(session)
+    outputs = infer(session, inputs, case.batch_size)
+    checked = parity.compare(outputs, expected, case.precision, made_by)
+    if fault := parity.fault(checked):
+        raise Failed(f"output differs from {checked.reference}", fault)
+    return First(took_ns, outputs, checked)
+
+
+def _timed(session: "Session") -> int:
+    start = session.clock()
+    session.run()
+    return session.clock() - start
 
 
 def infer(session: "Session", inputs: Any, batch_size: int) -> "Arrays":

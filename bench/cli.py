@@ -84,7 +84,10 @@ def with_options(options: list[Callable[[Any], Any]]) -> Callable[[Any], Any]:
 @click.option("--quiet", is_flag=True, help="No progress.")
 @click.pass_context
 def run(ctx: click.Context, /, **options: Any) -> None:
-    """Plan the cases, export, check parity, measure, and save records."""
+    """Plan the cases, export, check parity, measure, and save records.
+
+    Waits up to 60 s while others use more than a quarter of a CPU; BENCH_NO_WAIT=1 skips that.
+    """
     from bench import progress, report, session
 
     command = ("bench", *sys.argv[1:])
@@ -213,17 +216,57 @@ def selfcheck() -> None:
 
 @selfcheck.command()
 @click.option("--seed", type=int, default=0, show_default=True)
-def replay(seed: int) -> None:
+@click.option(
+    "--traces", type=click.Path(path_type=Path), help="Of bench selfcheck record; targets are then shown, not asserted."
+)
+def replay(seed: int, traces: Path | None) -> None:
     """On recorded processes, beside the rules of other tools."""
     from bench.selfcheck import replay as replaying
     from bench.selfcheck import targets
 
-    result = replaying.replay(seed)
+    result = replaying.replay_file(traces, seed) if traces else replaying.replay(seed)
     show(targets.render(result))
-    unexpected = targets.unexpected(result)
+    unexpected = [] if traces else targets.unexpected(result)
     for line in unexpected:
         click.echo(f"bench: {line}", err=True)
     sys.exit(1 if unexpected else 0)
+
+
+@selfcheck.command()
+@click.option("--model", default="MobileNetV2", show_default=True, metavar="NAME")
+@click.option("--backend", "backends", type=NAMES, multiple=True, help="Repeatable.  [default: those of this machine]")
+@click.option(
+    "--load",
+    "loads",
+    multiple=True,
+    type=click.Choice(["none", "busy", "burst"]),
+    default=("none",),
+    show_default=True,
+    help="What bench lets run besides. Repeatable.",
+)
+@click.option("--budget", type=checked("TIME", seconds), default="10m", show_default=True)
+@click.option(
+    "--output", type=click.Path(path_type=Path, dir_okay=False), help="File to add to.  [default: in the cache]"
+)
+@click.option("--quiet", is_flag=True, help="No progress.")
+def record(output: Path | None, quiet: bool, **options: Any) -> None:
+    """This machine's own traces, for bench selfcheck replay --traces: processes alone and in pairs.
+
+    Each is 350 inferences long, so take a model of 2 ms or more. The same command again goes on with the file.
+    """
+    from bench import progress
+    from bench.selfcheck import live, record
+
+    file = output or record.default_file()
+    wanted = record.Wanted(
+        model=options["model"],
+        backends=flatten(options["backends"]) or live.usable(),
+        loads=tuple(dict.fromkeys(options["loads"])),
+        budget_s=options["budget"],
+    )
+    with progress.choose(quiet) as shown:
+        count = record.record(wanted, file, shown)
+    click.echo(f"bench: {count} units added to {file}", err=True)
 
 
 selfcheck.add_command(cli_compare.live)

@@ -65,7 +65,8 @@ def compare(
     """Is B slower than A? Two models, backends, settings or Pythons, measured now, side by side.
 
     A and B are two models (names or files, with --backend) or two backends (with --model). Without them, say what
-    differs: --set-a and --set-b, or --python-a and --python-b.
+    differs: --set-a and --set-b, or --python-a and --python-b. Waits up to 60 s while others use more than a quarter
+    of a CPU; BENCH_NO_WAIT=1 skips that.
     """
     from bench import compare as comparing
     from bench import progress, wording
@@ -145,6 +146,13 @@ def checked_trials(_: click.Context, __: click.Parameter, texts: tuple[str, ...]
 @click.option("--aa", type=click.IntRange(min=0), help="Comparisons of identical programs, for each backend and load.")
 @click.option("--slow", multiple=True, callback=checked_trials, metavar="SHARE:N", help="Such as 3%:20. Repeatable.")
 @click.option(
+    "--inject",
+    type=click.Choice(["spin", "sleep", "layer"]),
+    default="spin",
+    show_default=True,
+    help="What slows B down, with --slow: a busy loop, a sleep, or a further layer (backends that run ONNX).",
+)
+@click.option(
     "--load",
     "loads",
     multiple=True,
@@ -184,10 +192,11 @@ def wanted(options: dict[str, Any]) -> Any:
     from bench.errors import UsageError
     from bench.selfcheck import live as trying
 
-    place = options["model"], arguments.flatten(options["backends"]) or trying.usable(), options["threads"]
+    kind: Any = options["inject"] if options["slow"] else "same"
+    place = options["model"], arguments.flatten(options["backends"]) or trying.usable(kind), options["threads"]
     if options["aa"] is None and not options["slow"]:
         if options["loads"]:
             raise UsageError("--load goes with --aa or --slow", "without them every load has its turn", "leave it out")
         return trying.mixture(*place, options["budget"])
     loads = tuple(dict.fromkeys(options["loads"])) or ("none",)
-    return trying.acceptance(*place, loads, options["aa"] or 0, options["slow"])
+    return trying.acceptance(*place, loads, options["aa"] or 0, options["slow"], options["inject"])

@@ -4,6 +4,7 @@ A *subject* is what one side runs, a *match* two of them, a *contest* the pairs 
 """
 
 import contextlib
+import itertools
 import math
 import statistics
 import time
@@ -15,12 +16,12 @@ from typing import Any
 
 import msgspec
 
-from bench import __version__, backends, calibration, catalog, environment, process, runner, store, verdict
+from bench import __version__, admission, backends, calibration, catalog, environment, process, runner, store, verdict
 from bench.artifacts import Cache, default_root
-from bench.compared import Comparison, PairRecord, SideRecord
+from bench.compared import Comparison, Manner, PairRecord, SideRecord
 from bench.errors import BenchError, Failed
 from bench.live_worker import Injection
-from bench.pairs import Attempt, Sampling, Stage, play
+from bench.pairs import Attempt, NoRoom, Sampling, Stage, play
 from bench.prepare import Workshop
 from bench.runner import Progress
 from bench.schema import Case, Settings, Validity
@@ -51,8 +52,10 @@ class Contest:
     ) -> None:
         self.stage = stage
         self.terms = terms
+        self.manner: Manner = "live pairs"
         self.attempts: list[Attempt] = []
         self.rule = terms.rule(verdict.LONG_NS, sd)
+        self._numbers = itertools.count()
         self._sd = sd
         self._keep = keep
         self._clock = clock
@@ -70,24 +73,42 @@ class Contest:
     def run(self) -> Verdict:
         """Plays pairs until the verdict. Raises the BenchError of a runtime, and Failed where workers keep dying."""
         while True:
-            self._add(play(self.stage, len(self.attempts), self._plan))
+            self._add(self._attempt())
             known = self.verdict()
             if known.outcome != "INCONCLUSIVE" or not known.needed or self.sound >= self.rule.pairs or self._hopeless():
                 return known
-            if self._spent_s() + self._pair_s() > self.terms.budget_s:
+            if self._spent_s() + self.pair_s() > self.terms.budget_s:
                 return self.cut_short()
+
+    def _attempt(self) -> Attempt:
+        try:
+            return play(self.stage, next(self._numbers), self._plan, self.manner)
+        except NoRoom:
+            self._separate()
+            return play(self.stage, next(self._numbers), self._plan, self.manner)
+
+    def _separate(self) -> None:
+        """From now on one process at a time. What live pairs there were is of another kind, and does not count."""
+        self.manner = "alternating processes"
+        self.attempts = []
+        self._plan = None
 
     def _add(self, attempt: Attempt) -> None:
         self._keep(attempt.record)
         self.attempts.append(attempt)
-        lost = [attempt for attempt in self.attempts if attempt.lost]
-        if len(lost) >= MOST_LOST and len(lost) > MOST_DROPPED * len(self.attempts):
-            raise Failed(
-                lost[-1].record.dropped, f"{len(lost)} of {len(self.attempts)} pairs ended like that", log=lost[-1].log
-            )
         if attempt.sampling and not self._plan:
             self._plan = attempt.sampling
-            self.rule = self.terms.rule(attempt.latency_ns, self._sd)
+            self.rule = self.terms.rule(attempt.latency_ns, self._sd, self.manner)
+        self._judge_losses([attempt for attempt in self.attempts if attempt.lost])
+
+    def _judge_losses(self, lost: Sequence[Attempt]) -> None:
+        """A worker lost now and then is bad luck; more of them are a failure, or tell of too little memory for two."""
+        if len(lost) < MOST_LOST or len(lost) <= MOST_DROPPED * len(self.attempts):
+            return
+        if self.manner == "alternating processes" or not all(attempt.killed for attempt in lost):
+            found = f"{len(lost)} of {len(self.attempts)} pairs ended like that"
+            raise Failed(lost[-1].record.dropped, found, log=lost[-1].log)
+        self._separate()
 
     def verdict(self) -> Verdict:
         """What the pairs so far say."""
@@ -119,7 +140,10 @@ class Contest:
     def _spent_s(self) -> float:
         return self._clock() - self._started
 
-    def _pair_s(self) -> float:
+    def pair_s(self) -> float:
+        """What a pair takes, dropped ones included; 0 as long as there is none."""
+        if not self.attempts:
+            return 0.0
         return statistics.median(attempt.record.spent_s for attempt in self.attempts)
 
 
@@ -144,6 +168,7 @@ def comparison(match: Match, contest: Contest, known: Verdict, spent_s: float) -
         margin=contest.rule.margin,
         tolerance=contest.rule.tolerance,
         error=contest.rule.error,
+        sampling=contest.manner,
         statistic=contest.rule.statistic,
         sd=contest.rule.sd,
         pairs=contest.sound,
@@ -153,7 +178,7 @@ def comparison(match: Match, contest: Contest, known: Verdict, spent_s: float) -
         needed=known.needed,
         paired_median_a_ms=medians[0],
         paired_median_b_ms=medians[1],
-        pair_s=round(statistics.median(attempt.record.spent_s for attempt in contest.attempts), 3),
+        pair_s=round(contest.pair_s(), 3),
         version_a=last[0].version if last[0] else "",
         version_b=last[1].version if last[1] else "",
         parity_a=last[0].parity if last[0] else None,
@@ -208,10 +233,10 @@ def _evidence(records: Sequence[PairRecord]) -> dict[str, Any]:
         values = [record.facts[name] for record in records if name in record.facts]
         if values:
             found[name] = values[-1] if isinstance(values[-1], str) else statistics.median(values)
-    for name, side, other in (("a", "a", "b"), ("b", "b", "a")):
-        shares = [_idle_share(record, side, other) for record in records]
+    for side, other in (("a", "b"), ("b", "a")):
+        shares = [share for record in records if (share := idle_share(record, side, other)) is not None]
         if shares:
-            found[f"idle_cpu_share_{name}"] = round(statistics.median(shares), 4)
+            found[f"idle_cpu_share_{side}"] = round(statistics.median(shares), 4)
     guards = [abs(record.guard) for record in records if record.guard is not None]
     if guards:
         found["probe_difference_max"] = round(max(guards), 4)
@@ -219,9 +244,11 @@ def _evidence(records: Sequence[PairRecord]) -> dict[str, Any]:
     return found
 
 
-def _idle_share(record: PairRecord, side: str, other: str) -> float:
-    """How much of a CPU the side took while the other was timed."""
+def idle_share(record: PairRecord, side: str, other: str) -> float | None:
+    """How much of a CPU the side took while the other was timed; None where that is not known."""
     idle, timed = getattr(record, side), getattr(record, other)
+    if idle.idle_cpu_ns is None:
+        return None
     return float(idle.idle_cpu_ns / max(1, sum(timed.block_median_ns) * record.iterations))
 
 
@@ -234,7 +261,7 @@ def settle(match: Match, contest: Contest, first: Verdict | None = None) -> tupl
     try:
         known = contest.run()
     except BenchError as error:
-        status = runner._status(error)
+        status = runner.status_of(error)
         blank = _blank(match, time.monotonic() - start)
         return msgspec.structs.replace(blank, status=status, reason=str(error), log=error.log), None
     except KeyboardInterrupt:
@@ -289,6 +316,7 @@ class Suite:
     def run(self, progress: Progress) -> None:
         """Measures all; what is known is on disk afterwards, also after an interruption."""
         progress.begin(len(self.matches) * EXPECTED_PAIRS)
+        admission.wait((match.case_a for match in self.matches if match.a), progress.say)
         try:
             with process.job_folder(self._workshop.cache.root / "tmp") as folder:
                 self._measure(folder, progress)

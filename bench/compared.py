@@ -3,17 +3,20 @@
 A is the baseline, B the contender; log-ratios are natural logarithms of B over A, ratios B over A.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 from bench.schema import SCHEMA, Artifact, Case, Frozen, Parity, Status, Validity
 from bench.verdict import Outcome
+
+#: both processes alive and timed in turn, block by block; or, where memory is too small for both, one after the other
+Manner = Literal["live pairs", "alternating processes"]
 
 
 class SideRecord(Frozen, frozen=True):
     """One process of a pair, in integer nanoseconds; of each block the minimum and the median of its iterations.
 
     Both sides load at the same time on the same CPUs, so `load_ns` and `first_ns` are no latencies to report.
-    `idle_cpu_ns` is the CPU time that the process took while it should rest, over the whole pair.
+    `idle_cpu_ns` is the CPU time that the process took while the other was timed, over the whole pair.
     """
 
     load_ns: int
@@ -25,7 +28,7 @@ class SideRecord(Frozen, frozen=True):
     probe_ns: tuple[int, ...] = ()
     median_ns: int = 0
     median_cpu_ns: int = 0
-    idle_cpu_ns: int = 0
+    idle_cpu_ns: int | None = None
     involuntary_switches: int = 0
     minor_faults: int = 0
     major_faults: int = 0
@@ -39,7 +42,7 @@ class PairRecord(Frozen, frozen=True, kw_only=True, omit_defaults=False):
     """One attempt at a live pair. `dropped` says why it does not count, and is "" for one that does.
 
     `first` is the side that was started first and leads the blocks, `cpus` those of both. `stage` is 2 for the fresh
-    pairs that confirm a REGRESSION.
+    pairs that confirm a REGRESSION. `facts` are of the time when both were timed, or, one at a time, the second.
     """
 
     schema: int = SCHEMA
@@ -50,6 +53,7 @@ class PairRecord(Frozen, frozen=True, kw_only=True, omit_defaults=False):
     started_at: str
     spent_s: float
     first: str
+    sampling: Manner = "live pairs"
     cpus: tuple[int, ...] = ()
     dropped: str = ""
     blocks: int = 0
@@ -93,6 +97,7 @@ class Comparison(Frozen, frozen=True, kw_only=True, omit_defaults=False):
     margin: float = 0.0
     tolerance: float = 0.0
     error: float = 0.0
+    sampling: Manner = "live pairs"
     statistic: str = ""
     sd: float = 0.0
     pairs: int = 0

@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar, cast
+from typing import Protocol, Self, TypeVar
 
 import msgspec
 
@@ -43,6 +43,8 @@ LONGEST_REPLY_BYTES = 1 << 26
 LEAST_PATIENCE_S = 20.0
 REST_POLL_S = 1e-4
 DYING_S = 1.0
+# Linux's clock of another process, which C gets from clock_getcpuclockid(3): the inverted id above these bits.
+CPU_CLOCK = 2
 # A stopped worker that outlived us would be stopped for ever, and only Linux lets it die with us.
 CAN_REST = sys.platform == "linux" and hasattr(os, "waitid")
 
@@ -51,11 +53,19 @@ _reply = msgspec.json.Decoder(AnyReply)
 
 
 class Lost(Exception):
-    """A worker died, hung or talked nonsense. What it measured is of no use, but another one may do better."""
+    """A worker died, hung or talked nonsense. What it measured is of no use, but another one may do better.
 
-    def __init__(self, reason: str, log: str = "") -> None:
+    `killed`: by SIGKILL, as the kernel does where memory runs out.
+    """
+
+    def __init__(self, reason: str, log: str = "", killed: bool = False) -> None:
         super().__init__(reason)
         self.log = log
+        self.killed = killed
+
+    def at(self, place: str) -> "Lost":
+        """The same, with where it happened."""
+        return Lost(f"{place}: {self}", self.log, self.killed)
 
 
 class Worker(Protocol):
@@ -66,6 +76,7 @@ class Worker(Protocol):
     def warm_up(self) -> Warm: ...
     def block(self, iterations: int, latency_ns: float) -> Done: ...
     def snapshot(self) -> Snapshot | None: ...
+    def spent_cpu_ns(self) -> int | None: ...
 
 
 class LiveWorker:
@@ -123,7 +134,7 @@ class LiveWorker:
     def _variables(self) -> dict[str, str]:
         """Under our Python what we have ourselves; under another one nothing that leads to our packages."""
         if not self.python:
-            return process._environ(self.environ)
+            return process.worker_environment(self.environ)
         code = pythons.code_folder(self.folder)
         ours = {"PYTHONPATH": str(code), PARENT_VARIABLE: str(os.getpid())}
         return {**pythons.own_environment(), **ours, **self.environ}
@@ -131,7 +142,7 @@ class LiveWorker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        process._end(self._process)  # SIGKILL needs no SIGCONT first
+        process.kill_session(self._process)  # SIGKILL needs no SIGCONT first
         self._socket.close()
         if self._death is not None:
             os.close(self._death)
@@ -158,6 +169,15 @@ class LiveWorker:
 
     def snapshot(self) -> Snapshot:
         return telemetry.snapshot(self.pid)
+
+    def spent_cpu_ns(self) -> int | None:
+        """The CPU time of all its threads so far, for a microsecond of ours; None where the system can't tell."""
+        if sys.platform != "linux":
+            return None
+        try:
+            return time.clock_gettime_ns(~self.pid << 3 | CPU_CLOCK)
+        except OSError:  # it has just died
+            return None
 
     def _ask(self, command: AnyCommand, expected: type[ReplyT], timeout_s: float) -> ReplyT:
         try:
@@ -223,10 +243,12 @@ class LiveWorker:
             self._process.wait(DYING_S)
         except subprocess.TimeoutExpired:
             return Lost("the worker hung up but went on", self._tail())
-        return Lost(process._cause(self._process.returncode, cast(Any, self.order)), self._tail())
+        code = self._process.returncode
+        cause = process.cause_of_death(code, self.order.memory_limit_bytes)
+        return Lost(cause, self._tail(), killed=code == -signal.SIGKILL)
 
     def _tail(self) -> str:
-        return process._tail(self._log)
+        return process.log_tail(self._log)
 
 
 def _error(stuck: Stuck, log: str) -> BenchError:

@@ -21,7 +21,7 @@ from typing import Any
 
 Root = str | os.PathLike[str]
 
-# Where noise starts to be worth a word: docs/design.md, environment checks. Cores, and shares of 1.
+# Where noise starts to be worth a word: docs/validity.md. Cores, and shares of 1.
 OTHERS_CORES = 0.25
 PRESSURE_SHARE = 0.10
 STEAL_SHARE = 0.02

@@ -15,7 +15,7 @@ from bench.compared import Comparison
 from bench.errors import UsageError
 from bench.schema import Frozen
 from bench.store import Header
-from bench.verdict import BORNE_OUT, HISTORY, LEFT, RIGHT, Change
+from bench.verdict import LEFT, RIGHT, Change
 
 #: a point needs fewer processes than a baseline's session: a series bears an odd point
 LEAST_PROCESSES = 3
@@ -176,42 +176,15 @@ def _point(session: Session, value: float, level: float) -> Point:
 
 def steps(points: Sequence[Point]) -> tuple[Step, ...]:
     """The changes of a series, oldest first, each with the points that it lies between."""
-    logs = [point.log for point in points]
-    found: list[Step] = []
-    start = 0
-    for change in verdict.changes(logs):
-        at, shift = _located(logs, change, start)
-        found.append(_step(points, change, at, shift))
-        start = at if change.state == "confirmed" else start
-    return tuple(found)
+    return tuple(_step(points, change) for change in verdict.changes([point.log for point in points]))
 
 
-def _located(logs: Sequence[float], change: Change, start: int) -> tuple[int, float]:
-    """Where a change lies and how large it is, by all points that bear it out: the split with the least deviation.
-
-    A large step alarms when two of the last three points are beyond it, so the detector puts it one point early, and
-    takes a part of it for the whole. The commits would then be those before the culprit.
-    """
-    left = logs[max(start, change.seen - HISTORY) :]
-    offset = len(logs) - len(left)
-    ends = {"open": len(logs), "confirmed": change.index + BORNE_OUT, "went away": change.seen + 1}
-    end = max(ends[change.state], change.index + RIGHT)
-    near = range(max(offset + 1, change.index - RIGHT), min(change.index + RIGHT, end - 1, len(logs) - 1) + 1)
-    at = min(near, key=lambda at: _deviation(logs[offset:at]) + _deviation(logs[at:end]))
-    return at, stats.median(logs[at:end]) - stats.median(logs[offset:at])
-
-
-def _deviation(logs: Sequence[float]) -> float:
-    middle = stats.median(logs)
-    return sum(abs(value - middle) for value in logs)
-
-
-def _step(points: Sequence[Point], change: Change, at: int, shift: float) -> Step:
+def _step(points: Sequence[Point], change: Change) -> Step:
     return Step(
-        before=points[at - 1],
-        after=points[at],
+        before=points[change.index - 1],
+        after=points[change.index],
         seen=points[change.seen],
-        ratio=math.exp(shift),
+        ratio=math.exp(change.shift),
         z=change.z,
         state=change.state,
     )

@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
@@ -21,12 +21,12 @@ import msgspec
 
 from bench import backends, parity, stats, timing
 from bench.backends import Setup
-from bench.child import TroubleStatus, confine, cpus_of_threads, infer, peak_memory_bytes, trouble
+from bench.child import TroubleStatus, confine, cpus_of_threads, first_inferences, peak_memory_bytes, trouble
 from bench.errors import Failed, Unsupported
 from bench.schema import Frozen, Interval, Parity, Precision, Settings, Telemetry
 
 if TYPE_CHECKING:
-    from bench.backends import BaseBackend, Session
+    from bench.backends import Arrays, BaseBackend, Session
     from bench.timing import Clock, Run
 
 # What is said over the socket
@@ -110,12 +110,11 @@ class Warm(Frozen, frozen=True, tag_field="kind", tag="warm"):
 
 
 class Done(Frozen, frozen=True, tag_field="kind", tag="done"):
-    """A block. `idle_cpu_ns` is the CPU time that the process spent since the block before, when it should rest."""
+    """A block: the latency of each iteration, the counters beside it, and the shot after them."""
 
     wall_ns: tuple[int, ...]
     telemetry: Telemetry
     probe_ns: int | None = None
-    idle_cpu_ns: int = 0
 
 
 class Stuck(Frozen, frozen=True, tag_field="kind", tag="stuck"):
@@ -140,20 +139,15 @@ class Player:
         self.run = run
         self.clock = clock
         self.shoot = shoot
-        self._rested_from = time.process_time_ns()
 
     def warm_up(self) -> Warm:
         samples, steady = timing.warm_up(self.run, Settings(), self.clock)
-        self._rested_from = time.process_time_ns()
         latency_ns = stats.median(samples[-stats.window(samples) :])
         return Warm(warmup_ns=tuple(samples), steady=steady, latency_ns=latency_ns, cpus=cpus_of_threads())
 
     def block(self, iterations: int) -> Done:
-        idle_cpu_ns = time.process_time_ns() - self._rested_from
         samples, counted = timing.sample(self.run, self.clock, lambda calls, _: calls >= iterations)
-        probe_ns = self.shoot() if self.shoot else None
-        self._rested_from = time.process_time_ns()
-        return Done(wall_ns=tuple(samples), telemetry=counted, probe_ns=probe_ns, idle_cpu_ns=idle_cpu_ns)
+        return Done(wall_ns=tuple(samples), telemetry=counted, probe_ns=self.shoot() if self.shoot else None)
 
 
 def slowed(run: "Run", clock: "Clock", inject: Injection) -> "Run":
@@ -182,50 +176,31 @@ def open_session(order: LiveOrder, backend: "BaseBackend") -> tuple["Session", R
     """Opens the engine and runs it: its output must be right before its time counts."""
     version = backend.probe(order.setup.device)
     start = time.perf_counter_ns()
-    source = Path(order.source)
+    source, case = Path(order.source), order.setup.case
     engine = backend.build(source, Path(order.folder)) if order.build else source
     session = backend.open(engine, order.setup)
     load_ns = time.perf_counter_ns() - start
-    if not order.reference:
-        first_ns = _timed(session.run, session.clock)
-        return session, Ready(version, load_ns, first_ns, session.effective())
-    inputs, expected, made_by = parity.load(Path(order.reference))
-    case = order.setup.case
-    session.feed([parity.batches(inputs, case.batch_size)[0]])
-    first_ns = _timed(session.run, session.clock)
-    outputs = infer(session, inputs, case.batch_size)
-    checked = parity.compare(outputs, expected, case.precision, made_by)
-    if fault := parity.fault(checked):
-        raise Failed(f"output differs from {checked.reference}", fault)
-    file, effective = Path(order.folder) / OUTPUTS, session.effective()
-    parity.save(file, inputs[:0], outputs, "the other side")
+    first = first_inferences(session, case, order.reference)
+    effective = session.effective()
     return session, Ready(
-        version,
-        load_ns,
-        first_ns,
-        effective,
-        checked,
-        str(file),
-        peak_memory_bytes(),
-        deviations(order.setup, effective),
+        version=version,
+        load_ns=load_ns,
+        first_ns=first.took_ns,
+        effective=effective,
+        parity=first.parity,
+        outputs=_kept(first.outputs, Path(order.folder)),
+        peak_memory_bytes=peak_memory_bytes(),
+        deviations=backends.deviations(case, order.setup.options, effective),
     )
 
 
-def deviations(setup: Setup, effective: Mapping[str, Any]) -> tuple[str, ...]:
-    """Threads, precision and switches that are not as asked, as far as the runtime tells."""
-    asked = {"threads": setup.case.threads, "precision": setup.case.precision}
-    asked |= {name: value == "on" for name, value in setup.options.items() if isinstance(effective.get(name), bool)}
-    return tuple(
-        f"{name}: {value} asked, {effective[name]} in effect"
-        for name, value in asked.items()
-        if name in effective and effective[name] != value
-    )
-
-
-def _timed(run: "Run", clock: "Clock") -> int:
-    start = clock()
-    run()
-    return clock() - start
+def _kept(outputs: "Arrays", folder: Path) -> str:
+    """The outputs in a file that the other side can read; "" where there are none."""
+    if not outputs:
+        return ""
+    file = folder / OUTPUTS
+    parity.save(file, outputs[0][:0], outputs, "the other side")
+    return str(file)
 
 
 def compare_outputs(mine: str, others: str, precision: Precision) -> Compared:

@@ -8,6 +8,8 @@ in the calling thread, however many threads it has.
 import time
 from collections.abc import Callable
 
+from bench.schema import Interval
+
 SIDE = 64
 PRODUCTS = 60  # about 0.3 ms
 
@@ -27,3 +29,15 @@ def make() -> Callable[[], int]:
         return time.perf_counter_ns() - start
 
     return shoot
+
+
+class Shots:
+    """The shots fired beside each interval, in ns and in order."""
+
+    def __init__(self, shoot: Callable[[], int]) -> None:
+        self._shoot = shoot
+        self.fired: dict[Interval, list[int]] = {}
+
+    def beside(self, interval: Interval) -> None:
+        """Fires one and keeps it."""
+        self.fired.setdefault(interval, []).append(self._shoot())

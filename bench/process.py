@@ -62,7 +62,7 @@ def _ask(order: Order, environ: Mapping[str, str], timeout_s: float, folder: Pat
     with log_file.open("wb") as log:
         worker = subprocess.Popen(
             [sys.executable, "-P", "-X", "faulthandler", "-m", "bench.worker", str(order_file), str(answer_file)],
-            env=_environ(environ),
+            env=worker_environment(environ),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -71,19 +71,20 @@ def _ask(order: Order, environ: Mapping[str, str], timeout_s: float, folder: Pat
         try:
             in_time = _wait(worker, timeout_s)
         finally:
-            _end(worker)
+            kill_session(worker)
     if not in_time:
-        return Problem(status="failed", reason=f"no answer within {timeout_s:g} s", log=_tail(log_file))
+        return Problem(status="failed", reason=f"no answer within {timeout_s:g} s", log=log_tail(log_file))
     try:
         answer: AnyAnswer = _answer.decode(answer_file.read_bytes())
     except FileNotFoundError:
-        return Problem(status="failed", reason=_cause(worker.returncode, order), log=_tail(log_file))
+        cause = cause_of_death(worker.returncode, order.memory_limit_bytes)
+        return Problem(status="failed", reason=cause, log=log_tail(log_file))
     except msgspec.DecodeError as error:
-        return Problem(status="failed", reason=f"the worker's answer cannot be read: {error}", log=_tail(log_file))
+        return Problem(status="failed", reason=f"the worker's answer cannot be read: {error}", log=log_tail(log_file))
     return answer
 
 
-def _environ(extra: Mapping[str, str]) -> dict[str, str]:
+def worker_environment(extra: Mapping[str, str]) -> dict[str, str]:
     """Ours, with the package's own parent first, so that a worker runs the code that asks it whatever the folder.
 
     An empty entry of the user's path would mean that folder.
@@ -110,16 +111,16 @@ def _wait(worker: "subprocess.Popen[bytes]", timeout_s: float) -> bool:
         os.close(descriptor)
 
 
-def _end(worker: "subprocess.Popen[bytes]") -> None:
+def kill_session(worker: "subprocess.Popen[bytes]") -> None:
     """Nothing of the worker's session outlives it, children included."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(worker.pid, signal.SIGKILL)
     worker.wait()
 
 
-def _cause(returncode: int, order: Order) -> str:
-    limit = order.memory_limit_bytes
-    note = f" (memory limit {limit / 2**30:.2g} GiB)" if limit else ""
+def cause_of_death(returncode: int, memory_limit_bytes: int | None) -> str:
+    """In words how a worker ended that gave no answer."""
+    note = f" (memory limit {memory_limit_bytes / 2**30:.2g} GiB)" if memory_limit_bytes else ""
     if returncode >= 0:
         return f"the worker exited with code {returncode} and no answer{note}"
     known = {number.value: number.name for number in signal.Signals}
@@ -128,7 +129,8 @@ def _cause(returncode: int, order: Order) -> str:
     return f"the worker died of {name}{hint}{note}"
 
 
-def _tail(log: Path) -> str:
+def log_tail(log: Path) -> str:
+    """The last lines of a worker's log; "" where it is gone."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - LOG_TAIL_BYTES))

@@ -72,6 +72,8 @@ class Bar(Quiet):
         self._bar.refresh()
 
     def step(self, what: str) -> None:
+        if self._task is None:
+            self.begin(0)
         # The steps begun before this one are done. Their number was an estimate, and may have been short.
         total = max(self._bar.tasks[self._task].total or 0, self._begun + 1)
         self._bar.update(self._task, completed=self._begun, total=total, description=what)

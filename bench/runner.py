@@ -10,15 +10,17 @@ from typing import Any, Protocol
 
 import msgspec
 
-from bench import backends, stats, store
+from bench import admission, backends, stats, store
 from bench.errors import BenchError, Unavailable, Unsupported, UsageError
 from bench.jobs import AnyAnswer, Measure, Measured, Problem
 from bench.plan import Plan
 from bench.prepare import Workshop, thread_environment
-from bench.schema import Artifact, Case, Record, Settings, Status, Validity
+from bench.schema import Artifact, Case, Measurement, Record, Settings, Status, Validity
 from bench.store import Header, RunFile
 
 EXPECTED_REPETITIONS = stats.LEAST_PROCESSES
+# The machine changed its speed meanwhile, or the process never was warm: as much as makes a live pair unsound.
+MOST_DRIFT = 0.05
 SEMANTICS = {
     "compute": "one synchronous inference of the whole batch, inputs and outputs where the runtime wants them",
     "end_to_end": "copy the inputs in, one synchronous inference of the whole batch, copy the outputs out",
@@ -107,6 +109,7 @@ class Runner:
         engines = {case: engine for case in todo if (engine := self._prepare(case, tallies[case].next_repetition))}
         for case, engine in engines.items():
             _refuse_another_model(case, engine.artifact, tallies[case].records)
+        admission.wait(engines, self.progress.say)
         for case in rounds(list(engines), lambda case: tallies[case].finished(self.settings)):
             repetition = tallies[case].next_repetition
             self.progress.step(f"{case.key}, repetition {repetition + 1}")
@@ -144,7 +147,7 @@ class Runner:
         except BenchError as error:
             if not isinstance(error, BatchFixed):
                 self._troubles[pair] = error
-            fields = {"status": _status(error), "reason": str(error), "log": error.log}
+            fields = {"status": status_of(error), "reason": str(error), "log": error.log}
             self._save(self._record(case, repetition=repetition, **fields))
             return None
 
@@ -211,7 +214,7 @@ class BatchFixed(Unsupported):
     """A user's file takes another batch size than the case's."""
 
 
-def _status(error: BenchError) -> Status:
+def status_of(error: BenchError) -> Status:
     if isinstance(error, Unsupported):
         return "unsupported"
     return "unavailable" if isinstance(error, Unavailable) else "failed"
@@ -240,26 +243,28 @@ def _with_answer(record: Record, answer: AnyAnswer) -> Record:
         parity=answer.parity,
         effective=answer.effective,
         telemetry=record.telemetry | answer.telemetry,
-        validity=answer.validity + _deviations(record, answer),
+        validity=(*answer.validity, *_deviations(record, answer), *_unsteady(answer.measurement)),
         semantics={interval: SEMANTICS[interval] for interval in answer.measurement.intervals},
     )
 
 
 def _deviations(record: Record, answer: Measured) -> tuple[Validity, ...]:
-    """Where the runtime did something else than it was asked to, and where it never became steady."""
+    """Where the runtime did something else than it was asked to."""
     asked, effective = record.requested, answer.effective
-    found = [
-        Validity("misconfigured", f"{name}: {asked[name]} asked, {effective[key]} in effect")
-        for key, name in (("threads", "threads"), ("threads_used", "threads"), ("precision", "precision"))
-        if key in effective and effective[key] != asked[name]
-    ]
-    found += [
-        Validity("misconfigured", f"{option}: {value} asked, {'on' if effective[option] else 'off'} in effect")
-        for option, value in record.settings.options.items()
-        if isinstance(effective.get(option), bool) and effective[option] != (value == "on")
-    ]
+    strange = backends.deviations(record.case, record.settings.options, effective)
+    found = [Validity("misconfigured", deviation) for deviation in strange]
     if strays := sorted(set(effective.get("cpus", ())) - set(asked["cpus"])):
         found.append(Validity("misconfigured", f"CPUs: {asked['cpus']} asked, threads may also run on {strays}"))
-    unsteady = [name for name, samples in answer.measurement.intervals.items() if not samples.steady]
-    found += [Validity("no_steady_state", f"{name} was still changing when warm-up was given up") for name in unsteady]
+    if (cpus := effective.get("cpus")) and len(cpus) < record.case.threads:
+        found.append(Validity("misconfigured", f"CPUs: {record.case.threads} threads may run on {cpus} alone"))
     return tuple(found)
+
+
+def _unsteady(measurement: Measurement) -> Iterator[Validity]:
+    for name, samples in measurement.intervals.items():
+        if not samples.steady:
+            yield Validity("no_steady_state", f"{name} was still changing when warm-up was given up")
+        enough = len(samples.samples_ns) >= stats.STEADY_ITERATIONS
+        if enough and abs(drift := stats.drift(samples.samples_ns)) > MOST_DRIFT:
+            half = f"{name}: the second half of the samples is {abs(drift):.1%} {'slower' if drift > 0 else 'faster'}"
+            yield Validity("drifting", f"{half} than the first (limit {MOST_DRIFT:.0%})")

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
+from bench import stats
 from bench.environment import (
     FINE_CLOCKS,
     OTHERS_CORES,
@@ -21,6 +22,7 @@ from bench.environment import (
     ask_psutil,
     cgroup_folders,
     counters,
+    cpu_quota,
     cpus_available,
     live,
     names,
@@ -32,7 +34,7 @@ from bench.environment import (
 )
 from bench.schema import Frozen, Validity
 
-# Source of the thresholds without another one: docs/design.md, environment checks.
+# Source of the thresholds without another one, and the list of all reasons: docs/validity.md.
 PREEMPTED_SHARE = 0.20
 # Long inferences meet a kernel thread each even on an idle machine, so the share alone would condemn every one above
 # 40 ms. Of our recorded processes the quiet ones have at most 6 switches a second, nine in ten beside a busy loop 25.
@@ -43,6 +45,9 @@ RUN_DELAY_SHARE = 0.10  # as for pressure, but of this process alone
 MINOR_FAULTS = 50
 MAJOR_FAULT_SHARE = 0.01  # from there on p99 is the disk's
 CLOCK_RESOLUTION_NS = 1000
+# Of quiet processes the shots of the compute probe differ by 0.3 to 0.8 % (12 processes, robust SD).
+PROBE_SPREAD = 0.03
+LEAST_SHOTS = 5
 # Time services slew both clocks alike, and step one only by more than this; reading two clocks differs by microseconds.
 CLOCK_STEP_NS = 1_000_000
 # Below this, ticks of 10 ms cannot tell a quarter of a core from nothing.
@@ -74,6 +79,7 @@ class Snapshot(Frozen, frozen=True):
     stolen_ticks: int | None = None
     pressure_share: float | None = None
     pressure_us: int | None = None
+    cpu_quota: float | None = None
     throttled_periods: int | None = None
     throttled_us: int | None = None
     swap_ins: int | None = None
@@ -95,6 +101,7 @@ def snapshot(pid: int | str = "self", root: Root = "/") -> Snapshot:
         stolen_ticks=ticks[1] if ticks else None,
         pressure_share=waiting[0] if waiting else None,
         pressure_us=waiting[1] if waiting else None,
+        cpu_quota=cpu_quota(root, pid),
         swap_ins=counters(read(root, "proc/vmstat")).get("pswpin"),
     )
 
@@ -248,6 +255,7 @@ def between(before: Snapshot, after: Snapshot) -> dict[str, Any]:
         **_shares(before, after, wall_ns),
         "pressure_share": _share(pressure_us * 1000 if pressure_us is not None else None, wall_ns),
         "pressure_10s_share": after.pressure_share,
+        "cpu_quota": after.cpu_quota,
         "frequency_min_khz": min(frequencies, default=None),
         "frequency_max_khz": max(frequencies, default=None),
         "frequency_mean_khz": round(fmean(frequencies)) if frequencies else None,
@@ -325,11 +333,13 @@ def _shares(before: Snapshot, after: Snapshot, wall_ns: int) -> dict[str, float 
 def validity(facts: Mapping[str, Any], iterations: Mapping[str, Sequence[int]]) -> tuple[Validity, ...]:
     """The reasons to distrust what was measured, each once and with its evidence.
 
-    `facts` is what `between` gives; `iterations` has a count an iteration under `involuntary_switches`,
-    `minor_faults` and `major_faults` (`schema.Telemetry` by name). What is missing in either is not judged.
+    `facts` is what `between` gives, and under `probe_ns` the shots of the compute probe by interval; `iterations` has a
+    count an iteration under `involuntary_switches`, `minor_faults` and `major_faults` (`schema.Telemetry` by name).
+    What is missing in either is not judged.
     """
     found: dict[str, list[str]] = {}
-    for rules in (_stops(facts), _clock_faults(facts), _contention(facts), _disturbed(facts, iterations)):
+    wavering = (wavered(shots) for shots in (facts.get("probe_ns") or {}).values())
+    for rules in (_stops(facts), _clock_faults(facts), _contention(facts), _disturbed(facts, iterations), *wavering):
         for reason, evidence in rules:
             found.setdefault(reason, []).append(evidence)
     return tuple(Validity(reason=reason, evidence="; ".join(words)) for reason, words in found.items())
@@ -342,6 +352,8 @@ def _stops(facts: Mapping[str, Any]) -> Iterator[Finding]:
     if periods := facts.get("throttled_periods"):
         lost_ms = (facts.get("throttled_us") or 0) / 1000
         yield "throttled", f"the cgroup ran out of CPU quota in {periods} periods and was stopped for {lost_ms:.1f} ms"
+    if (quota := facts.get("cpu_quota")) is not None and quota < 1:
+        yield "confined", f"the cgroup allows {quota:g} of a CPU"
     if times := facts.get("thermal_throttles"):
         yield "throttled", f"CPUs were slowed down for heat or power {times} times"
     if pages := facts.get("swap_ins"):
@@ -380,6 +392,16 @@ def _contention(facts: Mapping[str, Any]) -> Iterator[Finding]:
             "contended",
             f"threads of this process waited {delayed:.0%} of their time for a CPU (limit {RUN_DELAY_SHARE:.0%})",
         )
+
+
+def wavered(shots: Sequence[int]) -> Iterator[Finding]:
+    """What the shots of the compute probe, in ns, say against a constant speed of the machine."""
+    if len(shots) < LEAST_SHOTS:
+        return
+    if (spread := stats.robust_sd(shots) / stats.median(shots)) > PROBE_SPREAD:
+        yield "noisy", f"the compute probe varied by {spread:.1%} (SD, limit {PROBE_SPREAD:.0%})"
+    if (modes := stats.modes(shots)).bimodal:
+        yield "bimodal", f"the compute probe ran at two speeds, {modes.gap:.1%} apart"
 
 
 def _disturbed(facts: Mapping[str, Any], iterations: Mapping[str, Sequence[int]]) -> Iterator[Finding]:

@@ -100,14 +100,14 @@ def _log_ratio(baseline: Sequence[float], contender: Sequence[float]) -> float:
 
 
 def _fastest(blocks: Iterable[Sequence[int]]) -> list[float]:
-    return [float(min(_settled(block))) for block in blocks]
+    return [float(min(settled(block))) for block in blocks]
 
 
 def _middle(blocks: Iterable[Sequence[int]]) -> list[float]:
-    return [stats.median(_settled(block)) for block in blocks]
+    return [stats.median(settled(block)) for block in blocks]
 
 
-def _settled(block: Sequence[int]) -> Sequence[int]:
+def settled(block: Sequence[int]) -> Sequence[int]:
     """Without the first iteration, where that leaves at least two."""
     return block[1:] if len(block) > 2 else block
 
@@ -426,14 +426,6 @@ def global_shift(verdicts: Iterable[Verdict], least: float = 0.005, share: float
     return Shift(math.exp(middle), alike, len(logs)) if abs(middle) > least and alike > share else None
 
 
-def exit_code(outcomes: Iterable[Outcome]) -> int:
-    """1 for any REGRESSION, else 4 for any INCONCLUSIVE or for nothing at all, else 0 (the contract's codes)."""
-    seen = set(outcomes)
-    if "REGRESSION" in seen:
-        return 1
-    return 4 if "INCONCLUSIVE" in seen or not seen else 0
-
-
 # A stored baseline
 
 
@@ -522,7 +514,7 @@ def check_stored(
 
 @dataclass(frozen=True)
 class Change:
-    """A step in a series: the first point after it, the look that saw it, its size as a log-ratio and its z.
+    """A step in a series: the first point after it, the look that saw it, its size as a log-ratio and its first z.
 
     `state`: "open" while it may still go away, "confirmed" once 8 points bear it out, or "went away".
     """
@@ -540,14 +532,14 @@ def changes(logs: Sequence[float], limit: float = 4.5, least: float = 0.01) -> l
     Of the last 40 points, every split with 8 left and 3 right is tried: sides are winsorised at 4 robust SDs around
     their medians, and an alarm needs z > `limit` and a step of `least`. It goes away when the last 3 points
     fall back to z < 2 (and is not raised again then), and is confirmed when 8 points bear it out; the left part then
-    starts anew. Steps to faster are followed too, or the way back would go unnoticed.
+    starts anew. Steps to faster are followed too, or the way back would go unnoticed. Where a step lies is told anew
+    with every point until then: see `_placed`.
     """
     found: list[Change] = []
     start, current = 0, None
     for seen in range(LEFT + RIGHT, len(logs) + 1):
+        current = current or _step(logs, start, seen, limit, least)
         if current is None:
-            step = _step(logs, start, seen, limit, least)
-            current = step if step and _judged(logs, start, seen, step).state != "went away" else None
             continue
         current = _judged(logs, start, seen, current)
         if current.state != "open":
@@ -557,9 +549,8 @@ def changes(logs: Sequence[float], limit: float = 4.5, least: float = 0.01) -> l
 
 
 def _step(logs: Sequence[float], start: int, seen: int, limit: float, least: float) -> Change | None:
-    """The split of the points before `seen` with the largest z, if that is an alarm."""
-    start = max(start, seen - HISTORY)
-    window = logs[start:seen]
+    """The split of the points before `seen` with the largest z, if that is an alarm and has not gone away already."""
+    window = logs[max(start, seen - HISTORY) : seen]
     if len(window) < LEFT + RIGHT:
         return None
     sd = _jitter(window)
@@ -567,7 +558,9 @@ def _step(logs: Sequence[float], start: int, seen: int, limit: float, least: flo
     if not splits:
         return None
     z, shift, split = max((*_shift(window[:at], window[at:], sd), at) for at in splits)
-    return Change(start + split, seen - 1, shift, z) if z > limit and abs(shift) > least else None
+    change = Change(seen - len(window) + split, seen - 1, shift, z)
+    alarming = z > limit and abs(shift) > least and not _gone(logs, start, seen, change)
+    return change if alarming else None
 
 
 def _median_distances(window: Sequence[float]) -> list[tuple[int, float]]:
@@ -586,12 +579,41 @@ def _prefix_medians(values: Sequence[float]) -> list[float]:
 
 
 def _judged(logs: Sequence[float], start: int, seen: int, change: Change) -> Change:
-    left = logs[max(start, seen - HISTORY) : change.index]
-    sd = _jitter(logs[max(start, seen - HISTORY) : seen])
-    z, shift = _shift(left, logs[seen - RIGHT : seen], sd)
-    if z < 2 or shift * change.shift < 0:
+    """The change by all points before `seen`. One that went away stays where it was."""
+    if _gone(logs, start, seen, change):
         return replace(change, state="went away")
-    return replace(change, state="confirmed") if seen - change.index >= BORNE_OUT else change
+    placed = _placed(logs, start, seen, change)
+    return replace(placed, state="confirmed") if seen - placed.index >= BORNE_OUT else placed
+
+
+def _gone(logs: Sequence[float], start: int, seen: int, change: Change) -> bool:
+    """Whether the last points are back where they were before the change."""
+    first = max(start, seen - HISTORY)
+    z, shift = _shift(logs[first : change.index], logs[seen - RIGHT : seen], _jitter(logs[first:seen]))
+    return z < 2 or shift * change.shift < 0
+
+
+def _placed(logs: Sequence[float], start: int, seen: int, change: Change) -> Change:
+    """Where the change lies and how large it is: of the splits nearby, that with the least deviation from two levels.
+
+    The split with the largest z is no estimate of the place. A large step alarms as soon as two of the last three
+    points are beyond it, so one point early, and with a part of its size. Least absolute deviations: Bai, "Estimation
+    of multiple-regime regressions with least absolutes deviation", J. Stat. Plan. Inference 74 (1998).
+    """
+    first = max(start, seen - HISTORY)
+    sd = _jitter(logs[first:seen])
+    near = range(max(first + 1, change.index - RIGHT), min(seen - 1, change.index + RIGHT) + 1)
+    deviations = {at: _deviation(logs[first:at], sd) + _deviation(logs[at:seen], sd) for at in near}
+    least = min(deviations.values())
+    # Rounding must not decide between equals.
+    at = next(at for at, deviation in deviations.items() if deviation <= least + 1e-9)
+    return replace(change, index=at, shift=statistics.median(logs[at:seen]) - statistics.median(logs[first:at]))
+
+
+def _deviation(logs: Sequence[float], sd: float) -> float:
+    """From the median, each point's at most 4 SDs: a wild point alone is no level."""
+    middle = statistics.median(logs)
+    return sum(min(abs(value - middle), 4 * sd) for value in logs)
 
 
 def _jitter(logs: Sequence[float]) -> float:

@@ -18,11 +18,13 @@ STATUSES: dict[str, GateOutcome] = {"failed": "FAILED", "unsupported": "UNAVAILA
 def gate(found: Sequence[Comparison], shift: Shift | None = None, notes: Sequence[str] = ()) -> Gate:
     """What `bench compare` found, ready for every format."""
     sides = dict.fromkeys(f"A is {side(each, 'a')}, B is {side(each, 'b')}." for each in found)
+    # A PASS is a line without words, but this must not go unsaid.
+    coarse = [f"{each.key}:{_alternating(each)}" for each in found if each.outcome == "PASS" and _alternating(each)]
     return Gate(
         command="bench compare",
         results=tuple(result(each) for each in found),
         shift=together(shift) if shift else "",
-        notes=(*sides, *notes),
+        notes=(*sides, *coarse, *notes),
     )
 
 
@@ -62,13 +64,23 @@ def says(found: Comparison) -> str:
         return f"It can't be told whether B is slower: {found.reason}."
     measured = f"B takes {time_taken(found.ratio)} than A; {_span(found)}"
     if found.outcome == "INCONCLUSIVE":
-        return f"It can't be told whether B is slower: {found.reason}. So far {measured}."
+        return f"It can't be told whether B is slower: {found.reason}. So far {measured}.{_alternating(found)}"
     meaning = {
         "REGRESSION": f"that is more than the {found.margin:.1%} that don't matter, and no accident",
         "IMPROVED": "that is no accident",
         "PASS": f"a slowdown of {found.tolerance:.1%} is ruled out",
     }
-    return f"{measured}: {meaning[found.outcome]}."
+    return f"{measured}: {meaning[found.outcome]}.{_alternating(found)}"
+
+
+def _alternating(found: Comparison) -> str:
+    """That the comparison was a coarse one, where it was."""
+    if found.sampling != "alternating processes" or not found.detectable:
+        return ""
+    return (
+        f" A and B did not fit into memory together, so they ran one at a time, which sees slowdowns from about "
+        f"{found.detectable:.0%} only."
+    )
 
 
 def _span(found: Comparison) -> str:
@@ -124,7 +136,10 @@ def count(number: int, what: str) -> str:
 def _pairs(found: Comparison) -> str:
     smallest = f"; a slowdown of {found.detectable:.1%} would have shown nine times in ten" if found.detectable else ""
     medians = [found.paired_median_a_ms or 0.0, found.paired_median_b_ms or 0.0]
+    how = "timed in turn on the same CPUs" if found.sampling == "live pairs" else "timed one after the other"
+    idle = [share for name, share in found.evidence.items() if name.startswith("idle_cpu_share")]
+    silent = f" While one was timed, the other took {max(idle):.1%} of a CPU at most." if idle else ""
     return (
-        f"{count(found.pairs, 'pair')} of processes timed in turn on the same CPUs{smallest}. "
-        f"Medians while paired: A {medians[0]:.3f} ms, B {medians[1]:.3f} ms."
+        f"{count(found.pairs, 'pair')} of processes {how}{smallest}. "
+        f"Medians while paired: A {medians[0]:.3f} ms, B {medians[1]:.3f} ms.{silent}"
     )

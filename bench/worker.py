@@ -19,8 +19,8 @@ from bench import backends, parity, telemetry
 from bench.artifacts import Made
 from bench.backends import Setup
 from bench.catalog import profile
-from bench.child import confine, cpus_of_threads, infer, peak_memory_bytes, trouble
-from bench.errors import Failed, UsageError
+from bench.child import confine, cpus_of_threads, first_inferences, infer, peak_memory_bytes, trouble
+from bench.errors import UsageError
 from bench.jobs import (
     AnyAnswer,
     AnyJob,
@@ -38,7 +38,9 @@ from bench.jobs import (
     Reference,
     Version,
 )
-from bench.schema import Case, Measurement, Parity
+from bench.probe import Shots
+from bench.probe import make as make_probe
+from bench.schema import Case, Measurement
 
 if TYPE_CHECKING:
     from bench.backends import BaseBackend, Session
@@ -143,47 +145,40 @@ def measure(job: Measure) -> Measured:
     session = backend.open(Path(job.engine), job.setup)
     load_ns = time.perf_counter_ns() - start
     with contextlib.closing(session):
-        first_ns, checked = _first_and_parity(session, job) if job.reference else (_timed(session), None)
-        if checked and (fault := parity.fault(checked)):
-            raise Failed(f"output differs from {checked.reference}", fault)
+        first = first_inferences(session, job.setup.case, job.reference)
         effective = session.effective()
+        shots = _shots(backend, job)
         before = telemetry.snapshot()
-        measurement = session.measure(job.settings)
+        measurement = session.measure(job.settings, shoot=shots.beside if shots else None)
         after = telemetry.snapshot()
     facts = telemetry.between(before, after)
+    if shots:
+        facts["probe_ns"] = shots.fired
     if backend.computes and facts["threads_used"]:
         effective["threads_used"] = facts["threads_used"]
     effective["cpus"] = list(cpus_of_threads())
     return Measured(
         measurement=msgspec.structs.replace(
-            measurement, load_ns=load_ns, first_ns=first_ns, peak_memory_bytes=peak_memory_bytes()
+            measurement, load_ns=load_ns, first_ns=first.took_ns, peak_memory_bytes=peak_memory_bytes()
         ),
-        parity=checked,
+        parity=first.parity,
         effective=effective,
         telemetry=facts,
         validity=telemetry.validity(facts, _iterations(measurement)),
     )
 
 
+def _shots(backend: "BaseBackend", job: Measure) -> Shots | None:
+    """The compute probe, where it runs on what the backend runs on."""
+    if not backend.computes or job.setup.device.kind != "cpu":
+        return None
+    return Shots(make_probe())
+
+
 def _iterations(measurement: Measurement) -> dict[str, tuple[int, ...]]:
     """The counters of all intervals, iteration after iteration."""
     beside = [msgspec.structs.asdict(samples.telemetry) for samples in measurement.intervals.values()]
     return {name: sum((each[name] for each in beside), ()) for name in beside[0]}
-
-
-def _timed(session: "Session") -> int:
-    start = session.clock()
-    session.run()
-    return session.clock() - start
-
-
-def _first_and_parity(session: "Session", job: Measure) -> tuple[int, Parity]:
-    """The first inference's latency in ns, then the outputs for the reference's inputs against its outputs."""
-    inputs, expected, made_by = parity.load(Path(job.reference))
-    session.feed([parity.batches(inputs, job.setup.case.batch_size)[0]])
-    first_ns = _timed(session)
-    outputs = infer(session, inputs, job.setup.case.batch_size)
-    return first_ns, parity.compare(outputs, expected, job.setup.case.precision, made_by)
 
 
 DOERS: dict[type[Any], Callable[[Any], AnyAnswer]] = {

@@ -13,12 +13,13 @@ import msgspec
 import pytest
 from command import BENCH, environ
 
-from bench import compare, environment, pairs, stages, store
+from bench import catalog, compare, environment, pairs, stages, store
 from bench.artifacts import Cache, default_root
 from bench.errors import Failed
 from bench.live_worker import Injection
 from bench.prepare import Workshop
 from bench.schema import Settings
+from bench.selfcheck import layer
 from bench.subjects import Asked, Terms, matches
 
 AA = ("compare", "simulated", "simulated", "--model", "MobileNetV2")
@@ -113,10 +114,10 @@ def test_a_hang_is_failed(bench):
     assert "no answer within 1 s" in done.stdout
 
 
-def test_two_that_do_not_fit_into_memory_together(bench):
+def test_one_that_does_not_fit_into_memory(bench):
     done = bench(*AA, "--set-b", "simulated.fault=allocate", "--memory-limit", "400MiB")
     assert done.returncode == 1
-    assert "A and B don't fit into memory at once" in done.stdout
+    assert "side B does not fit into memory, even alone" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -284,6 +285,8 @@ def test_mechanics(backend, threads, workshop, match, attempt):
     before, after = seen[::2], seen[1::2]
     assert len(before) == 2 * record.blocks
     assert before == after
+    assert compare.idle_share(record, "a", "b") <= 0.03
+    assert compare.idle_share(record, "b", "a") <= 0.03
 
 
 @pytest.mark.runtime
@@ -318,3 +321,23 @@ def test_an_injected_slowdown_is_really_there(match, attempt, kind):
     record = attempt(msgspec.structs.replace(both, b=compare.slower(both.b, Injection(kind, 1.0))))
     assert record.fastest > 0.3
     assert (record.cpu > 0.3) is (kind == "spin")
+
+
+@pytest.mark.runtime
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_layer_more_is_executed_and_costs_time(match, attempt, workshop, backend):
+    """Neither runtime sees through it: two convolutions more, the same outputs, and time in proportion."""
+    (card,) = catalog.select(["MobileNetV1_x0_25"], ())
+    slower = layer.slower_model(workshop, card, 1.0)
+    assert slower.made_by["added"] == pytest.approx(1.0, rel=0.01)
+    record = attempt(match(sides=(card.name, slower.path), backends=(backend,)))
+    assert record.same.max_error <= record.same.tolerance
+    executed = [_nodes(side.effective) for side in (record.a, record.b)]
+    assert executed[1] - executed[0] == 2
+    assert record.fastest > 0.2
+    assert record.cpu > 0.2
+
+
+def _nodes(effective):
+    """How many nodes ONNX Runtime executes, or how many convolutions and matrix products OpenVINO."""
+    return sum((effective.get("node_precisions") or effective["providers"]).values())

@@ -7,21 +7,22 @@ import math
 import os
 import sys
 from collections import Counter
+from pathlib import Path
 
 import msgspec
 import pytest
 
-from bench import calibration, catalog, compare, pairs, stages, store, telemetry, wording
-from bench.backends import Setup
+from bench import calibration, compare, pairs, stages, store, telemetry, wording
+from bench.backends import deviations
 from bench.compare import Contest, simulate_pairs
 from bench.compared import Comparison, PairRecord
 from bench.duet import Lost
 from bench.errors import Failed, UsageError
 from bench.gate import Gate
-from bench.live_worker import Compared, Done, Injection, Ready, Warm, deviations
+from bench.live_worker import Compared, Done, Injection, Ready, Warm
 from bench.pairs import Sampling, leader, play, sampling
 from bench.schema import Case, Parity, Telemetry, Validity
-from bench.subjects import Asked, Terms, key_of, sides
+from bench.subjects import Asked, Match, Terms, key_of, sides
 from bench.telemetry import Snapshot
 
 MS = 1_000_000
@@ -37,7 +38,7 @@ class Pretender:
         self.log, self.side = log, side
         self.wall_ns, self.cpu_ns, self.probe_ns = wall_ns, cpu_ns or wall_ns, probe_ns
         self.cpus, self.lost_at, self.differs = cpus, lost_at, differs
-        self.blocks = 0
+        self.blocks = self.spent_ns = 0
 
     def open(self):
         self.log.append(f"{self.side} opens")
@@ -57,10 +58,15 @@ class Pretender:
         if self.blocks == self.lost_at:
             raise Lost("no answer within 20 s")
         counted = Telemetry(cpu_ns=(self.cpu_ns,) * iterations)
-        return Done((self.wall_ns,) * iterations, counted, self.probe_ns, idle_cpu_ns=1000)
+        return Done((self.wall_ns,) * iterations, counted, self.probe_ns)
 
     def snapshot(self):
         return QUIET
+
+    def spent_cpu_ns(self):
+        """A microsecond more each time that it is asked."""
+        self.spent_ns += 1000
+        return self.spent_ns
 
 
 class Pretence:
@@ -146,7 +152,8 @@ def test_pair_records_what_happened():
     assert record.fastest == pytest.approx(math.log(1.1))
     assert record.cpu == pytest.approx(math.log(1.1))
     assert record.guard == 0
-    assert record.b.idle_cpu_ns == 23 * 1000
+    assert record.a.idle_cpu_ns == record.b.idle_cpu_ns == 24 * 1000  # a microsecond for each block of the other
+    assert compare.idle_share(record, "b", "a") == pytest.approx(24_000 / (24 * 5 * 10 * MS))
     assert record.facts["clocksource"] == "tsc"
     assert msgspec.json.decode(msgspec.json.encode(record), type=PairRecord) == record
 
@@ -208,12 +215,13 @@ def test_a_probe_that_varies_is_said(monkeypatch):
 
 
 def test_deviations_of_a_runtime():
-    setup = Setup(Case("M", "paddle", "cpu", "fp32", 1, 2), catalog.profile("cpu"), {"onednn": "on", "x": "1"}, (3,))
-    assert deviations(setup, {"threads": 2, "precision": "fp32", "onednn": True, "x": "2"}) == ()
-    assert deviations(setup, {"threads": 1, "precision": "bf16", "onednn": False}) == (
+    case, options = Case("M", "paddle", "cpu", "fp32", 1, 2), {"onednn": "on", "x": "1"}
+    assert deviations(case, options, {"threads": 2, "precision": "fp32", "onednn": True, "x": "2"}) == ()
+    assert deviations(case, options, {"threads": 1, "threads_used": 3, "precision": "bf16", "onednn": False}) == (
         "threads: 2 asked, 1 in effect",
+        "threads: 2 asked, 3 in effect",
         "precision: fp32 asked, bf16 in effect",
-        "onednn: True asked, False in effect",
+        "onednn: on asked, off in effect",
     )
 
 
@@ -372,6 +380,178 @@ def test_calibration_is_kept_by_runtime_and_threads(tmp_path):
     assert calibration.load(tmp_path, "other") == ()
     (tmp_path / "calibration" / "abc.json").write_text("garbage")
     assert calibration.load(tmp_path, "abc") == ()
+
+
+# One at a time, where memory is too small for both
+
+
+class Cramped(Pretence):
+    """A machine that has room for one worker: a second one runs out of memory, or the kernel kills it."""
+
+    def __init__(self, how, **more):
+        super().__init__(**more)
+        self.how, self.alive, self.most_alive = how, 0, 0
+
+    @contextlib.contextmanager
+    def worker(self, side, attempt):
+        with super().worker(side, attempt) as worker:
+            self.alive += 1
+            self.most_alive = max(self.most_alive, self.alive)
+            if self.alive > 1:
+                worker.open = self.fail
+            try:
+                yield worker
+            finally:
+                self.alive -= 1
+
+    def fail(self):
+        if self.how == "raised":
+            raise Failed("out of memory")
+        raise Lost("the worker died of SIGKILL, as when the kernel runs out of memory", killed=True)
+
+
+@pytest.mark.parametrize("how", ["raised", "killed"])
+@pytest.mark.parametrize(("slower", "outcome"), [(0.0, "PASS"), (0.1, "REGRESSION"), (-0.2, "IMPROVED")])
+def test_what_does_not_fit_together_runs_one_at_a_time(how, slower, outcome):
+    stage, kept = Cramped(how, wall_ns=round(10 * MS * (1 + slower))), []
+    played, known = contest(stage, keep=kept.append)
+    assert known.outcome == outcome
+    assert known.ratio == pytest.approx(1 + slower)
+    assert played.manner == "alternating processes"
+    alternating = [record for record in kept if record.sampling == "alternating processes"]
+    assert len(alternating) == played.sound == len(played.attempts) >= 3
+    assert [record.dropped for record in alternating] == [""] * played.sound
+    assert all(record.blocks >= 24 for record in alternating)
+    assert len({record.attempt for record in kept}) == len(kept)
+
+
+def test_one_at_a_time_no_two_are_alive():
+    stage = Cramped("raised")
+    found = [play(stage, attempt, manner="alternating processes") for attempt in range(4)]
+    assert stage.most_alive == 1
+    order = [line for line in stage.log if line.endswith(("opens", "ends"))]
+    assert order == [f"{side} {what}" for side in "ABBABAAB" for what in ("opens", "ends")]
+    assert {(len(each.record.a.block_min_ns), len(each.record.b.block_min_ns)) for each in found} == {(30, 30)}
+
+
+def test_one_at_a_time_compares_the_fastest_iterations_of_all():
+    """Blocks have no neighbours, so one good block of A is what B is compared with."""
+    stage = Pretence(wall_ns=11 * MS)
+    walls = itertools.chain([12 * MS, 10 * MS], itertools.repeat(13 * MS))
+    script = {("A", 0): {}}
+    stage.script = script
+    block = Pretender.block
+
+    def wavering(worker, iterations, latency_ns):
+        if worker.side == "A":
+            worker.wall_ns = next(walls)
+        return block(worker, iterations, latency_ns)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Pretender, "block", wavering)
+        found = play(stage, 0, Sampling(5, 24, 0), manner="alternating processes")
+    assert found.pair.fastest == pytest.approx(math.log(1.1))
+    assert found.pair.middle == pytest.approx(math.log(11 / 13))
+
+
+def test_one_at_a_time_the_probe_does_not_judge():
+    stage = Pretence({("B", 0): {"probe_ns": 400_000}})
+    found = play(stage, 0, manner="alternating processes")
+    assert found.pair.sound
+    assert not play(stage, 0).pair.sound
+
+
+def test_one_at_a_time_outputs_are_compared_all_the_same(tmp_path, monkeypatch):
+    """The first worker's file is gone with it; the second one gets a copy."""
+    texts = []
+
+    class Writer(Pretender):
+        def open(self):
+            file = tmp_path / f"{self.side}.npz"
+            file.write_text(f"outputs of {self.side}")
+            return Ready("1.0", 1, 1, {}, outputs=str(file))
+
+        def compare_outputs(self, others):
+            texts.append((self.side, Path(others).read_text()))
+            return super().compare_outputs(others)
+
+        def warm_up(self):
+            (tmp_path / f"{self.side}.npz").unlink()
+            return super().warm_up()
+
+    monkeypatch.setattr(sys.modules[__name__], "Pretender", Writer)
+    script = {("B", 0): {"differs": "maximum error 3.0e-01"}}
+    for attempt in (0, 1):
+        play(Pretence(), attempt, manner="alternating processes")
+    assert texts == [("B", "outputs of A"), ("A", "outputs of B")]
+    with pytest.raises(Failed, match="the outputs of A and B differ"):
+        play(Pretence(script), 0, manner="alternating processes")
+
+
+def test_what_does_not_fit_alone_is_a_failure():
+    class Tiny(Pretence):
+        @contextlib.contextmanager
+        def worker(self, side, attempt):
+            with super().worker(side, attempt) as worker:
+                worker.open = self.fail
+                yield worker
+
+        def fail(self):
+            raise Failed("out of memory")
+
+    with pytest.raises(Failed, match="side B does not fit into memory, even alone; out of memory"):
+        contest(Tiny())
+
+
+def test_one_kill_is_an_accident():
+    script = {("B", 1): {"lost_at": 3}}
+    played, known = contest(Pretence(script))
+    assert (known.outcome, played.manner) == ("PASS", "live pairs")
+
+
+def test_the_idle_sides_cpu_time_is_evidence_that_is_said():
+    played, known = contest(Pretence())
+    case = Case("M", "b", "cpu", "fp32", 1, 1)
+    match = Match(key=case.key, label_a="a", label_b="b", case_a=case, case_b=case)
+    found = compare.comparison(match, played, known, 1.0)
+    assert found.evidence["idle_cpu_share_a"] == found.evidence["idle_cpu_share_b"] == 0.0
+    louder = msgspec.structs.replace(found, evidence={"idle_cpu_share_a": 0.0, "idle_cpu_share_b": 0.081})
+    (result,) = wording.gate([louder]).results
+    assert "While one was timed, the other took 8.1% of a CPU at most." in " ".join(result.details)
+    assert result.evidence["evidence"]["idle_cpu_share_b"] == 0.081
+    apart, known = contest(Cramped("raised"))
+    found = compare.comparison(match, apart, known, 1.0)
+    assert "idle_cpu_share_a" not in found.evidence
+    assert found.sampling == "alternating processes"
+
+
+def test_one_at_a_time_promises_less():
+    usual, alternating = Terms().rule(5e6), Terms().rule(5e6, manner="alternating processes")
+    assert (usual.sd, usual.tolerance) == (0.006, 0.02)
+    assert (alternating.sd, alternating.tolerance) == (0.03, 0.04)
+    assert Terms(tolerance=0.02).rule(5e6, manner="alternating processes").tolerance == 0.02
+    coarse = comparison(sampling="alternating processes", detectable=0.038)
+    (result,) = wording.gate([coarse]).results
+    assert "A and B did not fit into memory together, so they ran one at a time" in result.says
+    assert "slowdowns from about 4% only" in result.says
+    assert any("one at a time" in note for note in wording.gate([coarse]).notes)
+    assert not any("one at a time" in note for note in wording.gate([comparison()]).notes)
+
+
+def test_simulated_processes_one_at_a_time_find_ten_percent():
+    """Processes as they scatter on a shared machine, 2 %."""
+    options = {"median_us": "25000", "process_sigma": "0.014"}
+
+    def outcomes(shift):
+        slower = {**options, "median_us": repr(25_000 * (1 + shift))}
+        for seed in range(20):
+            stage = stages.SimulatedStage(compare.simulated(options), compare.simulated(slower), seed)
+            played = Contest(stage, Terms(), clock=lambda: 0.0)
+            played.manner = "alternating processes"
+            yield played.run().outcome
+
+    assert Counter(outcomes(0.10)) == {"REGRESSION": 20}
+    assert "REGRESSION" not in Counter(outcomes(0.0))
 
 
 # What A and B may be

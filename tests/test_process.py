@@ -219,7 +219,7 @@ def test_the_users_folder_does_not_disturb_a_worker(ask, tmp_path, monkeypatch):
 
 def test_a_runs_own_variables_win(ask, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "64")
-    monkeypatch.setattr(process, "_cause", lambda returncode, order: "")
+    monkeypatch.setattr(process, "cause_of_death", lambda returncode, memory_limit_bytes: "")
     script = 'import os; print(os.environ["OMP_NUM_THREADS"])'
     monkeypatch.setattr(process.subprocess, "Popen", printing(script))
     assert ask(order(), OMP_NUM_THREADS="2").log == "2\n"
@@ -359,4 +359,4 @@ def test_sweeping_touches_nothing_else(scratch):
 
 
 def test_signals_of_this_system_are_known_by_name():
-    assert process._cause(-signal.SIGBUS, order()) == "the worker died of SIGBUS"
+    assert process.cause_of_death(-signal.SIGBUS, None) == "the worker died of SIGBUS"

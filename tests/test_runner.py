@@ -397,6 +397,20 @@ def test_two_models_do_not_share_a_run(execute, engine, same):
     assert workshop.asked == []
 
 
+# Before the first measurement
+
+
+def test_the_machine_is_given_time_to_calm_down_once_when_everything_is_prepared(execute, monkeypatch):
+    waited, workshop = [], Workshop()
+
+    def wait(cases, say):
+        waited.append((list(cases), [*workshop.prepared], [*workshop.asked]))
+
+    monkeypatch.setattr(runner.admission, "wait", wait)
+    execute([case("A"), case("B")], workshop, repetitions=3)
+    assert waited == [([case("A"), case("B")], ["A", "B"], [])]
+
+
 # What a worker is given
 
 
@@ -447,7 +461,7 @@ def asked(options=None):
     """A record of what two threads on two CPUs were asked for."""
     return Record(
         run_id="r",
-        case=case("A"),
+        case=case("A", threads=2),
         repetition=0,
         started_at="",
         status="ok",
@@ -462,7 +476,7 @@ def test_a_difference_between_asked_and_effective_is_said():
             asked({"onednn": "on", "pinning": "off", "hint": "none"}), measured(effective=effective)
         )
 
-    assert deviations(threads=2, threads_used=2, precision="fp32", cpus=[1], onednn=True, pinning=False) == ()
+    assert deviations(threads=2, threads_used=2, precision="fp32", cpus=[0, 1], onednn=True, pinning=False) == ()
     assert deviations(providers=["CPU"], onednn="unknown", hint="latency") == ()
     assert deviations(onednn=False, pinning=True, cpus=[0, 1, 3]) == (
         Validity("misconfigured", "onednn: on asked, off in effect"),
@@ -478,10 +492,36 @@ def test_a_difference_between_asked_and_effective_is_said():
 
 def test_an_unsteady_interval_is_said():
     answer = measured(steady=False, intervals=("compute", "end_to_end"))
-    assert runner._deviations(asked(), answer) == (
+    assert list(runner._unsteady(answer.measurement)) == [
         Validity("no_steady_state", "compute was still changing when warm-up was given up"),
         Validity("no_steady_state", "end_to_end was still changing when warm-up was given up"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("later", "evidence"),
+    [
+        (1040, []),
+        (1060, ["compute: the second half of the samples is 6.0% slower than the first (limit 5%)"]),
+        (940, ["compute: the second half of the samples is 6.0% faster than the first (limit 5%)"]),
+    ],
+)
+def test_a_process_that_changes_its_speed_is_said_to_drift(later, evidence):
+    samples = {"compute": Samples(samples_ns=(1000,) * 5 + (later,) * 5)}
+    found = list(runner._unsteady(Measurement(intervals=samples, load_ns=1, first_ns=2)))
+    assert found == [Validity("drifting", words) for words in evidence]
+
+
+def test_a_few_samples_cannot_drift():
+    samples = {"compute": Samples(samples_ns=(1000,) * 4 + (2000,) * 5)}
+    assert list(runner._unsteady(Measurement(intervals=samples, load_ns=1, first_ns=2))) == []
+
+
+def test_fewer_cpus_than_threads_are_said():
+    assert runner._deviations(asked(), measured(effective={"cpus": [1]})) == (
+        Validity("misconfigured", "CPUs: 2 threads may run on [1] alone"),
     )
+    assert runner._deviations(asked(), measured(effective={"cpus": []})) == (), "nobody knows"
 
 
 def test_deviations_are_on_record_with_the_workers_own_findings(execute):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from command import BENCH, environ
 
-from bench import calibration, verdict
+from bench import calibration, environment, verdict
 from bench.artifacts import default_root
 from bench.progress import Quiet
 from bench.selfcheck import live
@@ -53,6 +53,14 @@ def test_mixture_goes_on_for_ever_and_has_every_load_and_every_injection():
     assert {cell.kind for cell in some} == {"same", "spin", "sleep"}
     assert sum(cell.kind == "same" for cell in some) >= len(some) / 2
     assert {cell.threads for cell in some} == {2}
+
+
+def test_only_onnx_graphs_get_a_layer_more():
+    cells = live.mixture("M", ("paddle", "onnxruntime", "openvino"), 1, 600.0).cells
+    assert [cell.backend for cell in cells if cell.kind == "layer"] == ["onnxruntime", "openvino"]
+    assert sum(cell.kind == "same" for cell in cells) == len(cells) / 2
+    slow = live.acceptance("M", ("openvino",), 1, ("none",), 0, {0.03: 2}, "layer")
+    assert set(live.order(slow, ())) == {Cell("M", "openvino", 1, "none", "layer", 0.03)}
 
 
 @pytest.mark.parametrize("load", live.LOADS)
@@ -138,15 +146,17 @@ def test_calibration_is_that_of_the_worst_load(tmp_path):
     busy = Cell("M", "paddle", 1, "busy")
     trials = [trial(log_ratios=calm)] * 4 + [trial(cell=busy, log_ratios=noisy)] * 4
     trials.append(trial(cell=Cell("M", "openvino", 1, "none"), log_ratios=calm))  # too few
-    (entry,) = live.calibrate(trials, HERE, tmp_path)
+    (entry,) = live.spreads(trials, HERE)
+    assert calibration.load(tmp_path, HERE) == ()
+    live.calibrate(trials, HERE, tmp_path)
     assert entry.sd == pytest.approx(verdict.floor_sd(noisy * 4), abs=1e-5)
     assert calibration.sd(calibration.load(tmp_path, HERE), 1, "paddle") == entry.sd
     assert "paddle, 1 thread: pairs differ by" in live.reach(entry, live.pair_seconds(trials, entry))
 
 
-def test_slowdowns_do_not_calibrate(tmp_path):
+def test_slowdowns_do_not_calibrate():
     trials = [trial(cell=Cell("M", "paddle", 1, "none", "spin", 0.03), log_ratios=(0.03,) * 12)]
-    assert live.calibrate(trials, HERE, tmp_path) == []
+    assert live.spreads(trials, HERE) == []
 
 
 def test_more_pairs_see_less():
@@ -185,13 +195,26 @@ def test_command_counts_resumes_and_reports(selfcheck, tmp_path):
         for tried, jobs in (("identical", 2), ("B 5.0% slower (spin)", 1))
     ]
     assert [row["regression"] for row in rows] == [0, 1, 0, 1]
+    assert calibrations(tmp_path)
     before = (tmp_path / "trials.jsonl").read_bytes()
     assert selfcheck(*words).returncode == 0
     assert (tmp_path / "trials.jsonl").read_bytes() == before
-    reported = selfcheck("--report", "--format", "markdown")
-    assert reported.stdout.startswith("| model | backend |")
-    assert "simulated, 1 thread: pairs differ by" in reported.stdout
-    assert list((tmp_path / "cache" / "calibration").glob("*.json"))
+
+
+@pytest.mark.parametrize("format_", ["text", "json", "markdown"])
+def test_a_report_changes_nothing(selfcheck, tmp_path, format_):
+    machine_class = environment.machine_class(environment.describe())
+    for _ in range(4):
+        live.append(tmp_path / "trials.jsonl", trial(machine=machine_class, log_ratios=(0.001, -0.001)))
+    reported = selfcheck("--report", "--format", format_)
+    assert reported.returncode == 0, reported.stderr
+    assert "paddle" in reported.stdout
+    assert ("paddle, 1 thread: pairs differ by" in reported.stdout) == (format_ != "json")
+    assert calibrations(tmp_path) == []
+
+
+def calibrations(folder):
+    return list((folder / "cache" / "calibration").glob("*.json"))
 
 
 def test_command_spends_its_budget(selfcheck):
@@ -209,6 +232,7 @@ def test_command_spends_its_budget(selfcheck):
         (("--slow", "x:3"), 2, "x"),
         (("--load", "busy"), 2, "--load goes with --aa or --slow"),
         (("--backend", "tensorrt", "--aa", "1"), 3, "cannot try"),
+        (("--backend", "simulated", "--slow", "3%:1", "--inject", "layer"), 1, "it runs no ONNX graph"),
         (("--model", "NoSuchNet", "--backend", "simulated", "--aa", "1"), 2, "no model 'NoSuchNet'"),
     ],
 )

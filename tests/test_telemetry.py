@@ -35,6 +35,8 @@ TREE = {
     "30 23 0:26 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw",
     "sys/fs/cgroup/cpu/job/cpu.stat": "nr_periods 9\nnr_throttled 2\nthrottled_time 3000000",
     "sys/fs/cgroup/cpu/cpu.stat": "nr_periods 0\nnr_throttled 0\nthrottled_time 0",
+    "sys/fs/cgroup/cpu/job/cpu.cfs_quota_us": "50000",
+    "sys/fs/cgroup/cpu/job/cpu.cfs_period_us": "100000",
     "sys/fs/cgroup/unified/cpu.stat": "usage_usec 5\nnr_throttled 1\nthrottled_usec 500",
     f"{CPU}/online": "0-3",
     f"{CPU}/cpu0/cpufreq/scaling_cur_freq": "2400000",
@@ -65,7 +67,7 @@ def test_a_recorded_process_is_read_from_all_its_threads(tmp_path):
     assert seen.threads == {7: (1000000, 200), 8: (5000, 100)}
     assert (seen.busy_ticks, seen.stolen_ticks, seen.swap_ins) == (163, 8, 3)
     assert (seen.pressure_share, seen.pressure_us) == (0.01, 1000)
-    assert (seen.throttled_periods, seen.throttled_us) == (3, 3500)
+    assert (seen.throttled_periods, seen.throttled_us, seen.cpu_quota) == (3, 3500, 0.5)
     assert seen.frequencies_khz == (2400000, 1200000)
     assert seen.thermal_throttles == 3
     assert seen.clocksource == "tsc"
@@ -252,6 +254,7 @@ QUIET = {
     "others_cores": 0.03,
     "steal_share": 0.0,
     "pressure_share": 0.01,
+    "cpu_quota": 1.0,
     "throttled_periods": 0,
     "thermal_throttles": 0,
     "swap_ins": 0,
@@ -274,6 +277,7 @@ def test_a_quiet_measurement_is_sound():
     ("change", "reason", "evidence"),
     [
         ({"throttled_periods": 3, "throttled_us": 41500}, "throttled", "3 periods and was stopped for 41.5 ms"),
+        ({"cpu_quota": 0.5}, "confined", "the cgroup allows 0.5 of a CPU"),
         ({"thermal_throttles": 2}, "throttled", "heat or power 2 times"),
         ({"swap_ins": 5}, "swapping", "5 pages"),
         ({"suspended_ns": 3 * 10**9}, "suspended", "3.000 s"),
@@ -297,6 +301,32 @@ def test_each_fact_against_a_number_has_a_name_and_evidence(change, reason, evid
 def test_a_reason_is_given_once_with_all_its_evidence():
     (found,) = telemetry.validity(QUIET | {"others_cores": 1.0, "pressure_share": 0.5}, CALM)
     assert (found.reason, found.evidence.count(";")) == ("contended", 1)
+
+
+STEADY = (300_000, 301_000, 302_000, 303_000, 304_000)
+
+
+@pytest.mark.parametrize(
+    ("shots", "reason", "evidence"),
+    [
+        ((300_000, 315_000, 330_000, 345_000, 360_000), "noisy", "the compute probe varied by 6.7% (SD, limit 3%)"),
+        # Five of six shots at one speed are within 3 %, and three of twelve are enough for a second one.
+        (STEADY * 2 + (340_000, 341_000, 342_000), "bimodal", "the compute probe ran at two speeds, 11.9% apart"),
+    ],
+)
+def test_what_the_probe_says_against_the_machine(shots, reason, evidence):
+    (found,) = telemetry.validity(QUIET | {"probe_ns": {"compute": list(shots)}}, CALM)
+    assert (found.reason, found.evidence) == (reason, evidence)
+
+
+@pytest.mark.parametrize("shots", [(), STEADY, STEADY * 9, (300_000, 330_000, 360_000)])
+def test_a_steady_probe_and_a_few_shots_say_nothing(shots):
+    assert telemetry.validity({"probe_ns": {"compute": list(shots)}}, {}) == ()
+
+
+def test_each_interval_has_its_own_shots():
+    shots = {"compute": [300_000] * 9, "end_to_end": [400_000] * 9}
+    assert telemetry.validity({"probe_ns": shots}, {}) == ()
 
 
 def test_contention_is_not_judged_from_a_few_ticks():

@@ -123,6 +123,63 @@ def test_an_empty_call_takes_less_than_a_microsecond():
     assert 0 < min(medians) < 1000
 
 
+# The probe beside it
+
+
+class Probed(Bench):
+    """Shots take time and raise every counter. `shots` are the numbers of calls before each of them."""
+
+    def __init__(self, *latencies):
+        super().__init__(*latencies)
+        self.shots = []
+        self.counted = 0
+
+    def shoot(self):
+        self.shots.append(self.calls)
+        self.now += 300_000
+        self.counted += 1000
+
+    def counters(self):
+        return (self.calls * 7 + self.counted, *(self.counted,) * 3)
+
+
+def test_a_shot_comes_before_the_first_and_after_every_ten_milliseconds_of_calls():
+    bench = Probed(3 * MS)
+    sample(bench.run, bench.clock, until(9), bench.shoot)
+    assert bench.shots == [0, 4, 8]
+
+
+def test_each_long_call_has_a_shot():
+    bench = Probed(25 * MS)
+    sample(bench.run, bench.clock, until(3), bench.shoot)
+    assert bench.shots == [0, 1, 2]
+
+
+def test_neither_samples_nor_counters_hold_anything_of_a_shot(monkeypatch):
+    bench = Probed(4 * MS, 8 * MS, 5 * MS)
+    monkeypatch.setattr(timing, "counters", bench.counters)
+    samples, telemetry = sample(bench.run, bench.clock, until(5), bench.shoot)
+    assert samples == [4 * MS, 8 * MS, 5 * MS, 5 * MS, 5 * MS]
+    assert bench.shots == [0, 2, 4]
+    assert telemetry.cpu_ns == (7,) * 5
+    assert telemetry.minor_faults == ()
+
+
+def test_shots_leave_the_end_where_it_is():
+    bench = Probed(4 * MS)
+    samples, _ = sample(bench.run, bench.clock, lambda calls, total: calls >= 2 and total >= 15 * MS, bench.shoot)
+    assert len(samples) == 4
+    assert sample(bench.run, bench.clock, until(0), bench.shoot)[0] == []
+    assert len(bench.shots) == 2
+
+
+def test_shots_are_fired_beside_samples_and_not_in_the_warm_up():
+    bench = Probed(6 * MS)
+    samples = measure(bench.run, Settings(warmup=5, iterations=3), bench.clock, bench.shoot)
+    assert bench.shots == [5, 7]
+    assert samples.samples_ns == (6 * MS,) * 3
+
+
 # Warm-up
 
 

@@ -9,6 +9,7 @@ import importlib.util
 import pkgutil
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -60,13 +61,19 @@ class Session:
     def intervals(self) -> dict[Interval, Callable[[], object]]:
         return {"compute": self.run, "end_to_end": self.end_to_end}
 
-    def measure(self, settings: Settings, clock: Clock | None = None) -> Measurement:
-        """The latencies of every interval asked for; `load_ns` and `first_ns` are the worker's to add."""
+    def measure(
+        self, settings: Settings, clock: Clock | None = None, shoot: Callable[[Interval], object] | None = None
+    ) -> Measurement:
+        """The latencies of every interval asked for; `load_ns` and `first_ns` are the worker's to add.
+
+        `shoot` fires the compute probe beside an interval, and is no part of its latencies.
+        """
         known = self.intervals()
         if strange := [interval for interval in settings.intervals if interval not in known]:
             raise Unsupported(f"no interval {', '.join(strange)} here", f"there are {', '.join(known)}")
         samples: dict[Interval, Samples] = {
-            interval: measure(known[interval], settings, clock or self.clock) for interval in settings.intervals
+            interval: measure(known[interval], settings, clock or self.clock, shoot and partial(shoot, interval))
+            for interval in settings.intervals
         }
         return Measurement(intervals=samples, load_ns=0, first_ns=0)
 
@@ -181,6 +188,22 @@ def settle(backend: BaseBackend, asked: Mapping[str, str]) -> dict[str, str]:
         option: allowed[0] if isinstance(allowed, tuple) else allowed for option, allowed in backend.options.items()
     }
     return {**defaults, **asked}
+
+
+def deviations(case: Case, options: Mapping[str, str], effective: Mapping[str, Any]) -> tuple[str, ...]:
+    """Threads, precision and switches that are not as asked, as far as the runtime tells (`Session.effective`)."""
+    numbers = (("threads", case.threads), ("threads_used", case.threads), ("precision", case.precision))
+    found = [
+        f"{name.removesuffix('_used')}: {asked} asked, {effective[name]} in effect"
+        for name, asked in numbers
+        if name in effective and effective[name] != asked
+    ]
+    found += [
+        f"{option}: {value} asked, {'on' if effective[option] else 'off'} in effect"
+        for option, value in options.items()
+        if isinstance(effective.get(option), bool) and effective[option] != (value == "on")
+    ]
+    return tuple(found)
 
 
 def _is_number(text: str) -> bool:

@@ -20,18 +20,20 @@ import msgspec
 from bench import __version__, backends, calibration, catalog, environment, listing, stats, store, verdict
 from bench.artifacts import Cache, default_root
 from bench.compare import Contest, settle, slower
-from bench.errors import Failed, Unavailable, UsageError
+from bench.errors import Failed, Unavailable, Unsupported, UsageError
 from bench.live_worker import Injection
 from bench.prepare import Workshop
 from bench.process import job_folder
 from bench.runner import Progress
-from bench.schema import Frozen, Settings
+from bench.schema import Artifact, Frozen, Settings
+from bench.selfcheck import layer
 from bench.stages import LiveStage
 from bench.subjects import Asked, Match, Terms, matches
 from bench.verdict import Rule
 
 Load = Literal["none", "busy", "burst"]
-Kind = Literal["same", "spin", "sleep"]
+Slowdown = Literal["spin", "sleep", "layer"]
+Kind = Literal["same"] | Slowdown
 ALLOWED = 0.01
 LEAST_CALIBRATION = 6
 LOOK_AT = (3, 4, 8, 12)
@@ -55,7 +57,11 @@ LOADS: dict[Load, tuple[str, ...]] = {"none": (), "busy": (BUSY,), "burst": (BUR
 
 
 class Cell(Frozen, frozen=True):
-    """What is tried: identical programs ("same"), or B slowed down by `share`, under a load."""
+    """What is tried: identical programs ("same"), or B slowed down by `share`, under a load.
+
+    The share is that of a busy loop or a sleep in the time of an inference, or of a further layer in its
+    multiply-accumulates.
+    """
 
     model: str
     backend: str
@@ -70,7 +76,10 @@ class Cell(Frozen, frozen=True):
 
 
 class Trial(Frozen, frozen=True, kw_only=True, omit_defaults=False):
-    """One comparison, as a line of the file. `log_ratios` are those of its sound pairs."""
+    """One comparison, as a line of the file. `log_ratios` are those of its sound pairs.
+
+    `added` is the share of the multiply-accumulates that a layer really added: what B should be slower by.
+    """
 
     schema: int = 1
     cell: Cell
@@ -88,6 +97,7 @@ class Trial(Frozen, frozen=True, kw_only=True, omit_defaults=False):
     spent_s: float = 0.0
     log_ratios: tuple[float, ...] = ()
     noted: tuple[str, ...] = ()
+    added: float | None = None
 
 
 class Wanted(Frozen, frozen=True):
@@ -130,21 +140,28 @@ def append(file: Path, trial: Trial) -> None:
 # What is tried
 
 
-def usable() -> tuple[str, ...]:
-    """The runtimes that this Python has, of those that a CPU's plans hold."""
-    found = tuple(name for name in catalog.profile("cpu").backends if name in backends.names())
-    return tuple(name for name in found if not backends.missing(backends.get(name)))
+def usable(kind: Kind = "same") -> tuple[str, ...]:
+    """The runtimes that this Python has, of those that a CPU's plans hold and that can be slowed down like that."""
+    found = [name for name in catalog.profile("cpu").backends if name in backends.names()]
+    able = [name for name in found if kind != "layer" or layer.possible(name)]
+    return tuple(name for name in able if not backends.missing(backends.get(name)))
 
 
 def acceptance(
-    model: str, runtimes: Sequence[str], threads: int, loads: Sequence[Load], same: int, slow: Mapping[float, int]
+    model: str,
+    runtimes: Sequence[str],
+    threads: int,
+    loads: Sequence[Load],
+    same: int,
+    slow: Mapping[float, int],
+    kind: Slowdown = "spin",
 ) -> Wanted:
     """A fixed number of trials of each cell: what a claim in the documentation rests on."""
     cells = []
     for load in loads:
         for backend in runtimes:
             place = (model, backend, threads, load)
-            cells += [(Cell(*place), same), *((Cell(*place, "spin", share), count) for share, count in slow.items())]
+            cells += [(Cell(*place), same), *((Cell(*place, kind, share), count) for share, count in slow.items())]
     return Wanted(cells=tuple(cell for cell, _ in cells), counts=tuple(count for _, count in cells))
 
 
@@ -156,6 +173,8 @@ def mixture(model: str, runtimes: Sequence[str], threads: int, budget_s: float) 
             place = (model, backend, threads, load)
             cells += [Cell(*place), Cell(*place, "spin", 0.02), Cell(*place), Cell(*place, "spin", 0.03)]
         cells += [Cell(model, backend, threads, "none"), Cell(model, backend, threads, "none", "sleep", 0.05)]
+        if layer.possible(backend):
+            cells += [Cell(model, backend, threads, "none"), Cell(model, backend, threads, "none", "layer", 0.03)]
     return Wanted(cells=tuple(cells), budget_s=budget_s)
 
 
@@ -176,10 +195,19 @@ def order(wanted: Wanted, before: Iterable[Trial]) -> Iterator[Cell]:
 
 
 def run(wanted: Wanted, file: Path, progress: Progress, terms: Terms | None = None) -> None:
-    """Tries what is wanted, a line in the file for each. Interrupted, it goes on where it stopped."""
-    terms = terms or Terms()
+    """Tries what is wanted, a line in the file for each, and calibrates by all that the file has then.
+
+    Interrupted, it goes on where it stopped.
+    """
+    bench = Bench(progress, terms or Terms())
+    try:
+        _try(wanted, file, bench, progress)
+    finally:
+        calibrate(read(file), bench.machine_class, bench.workshop.cache.root)
+
+
+def _try(wanted: Wanted, file: Path, bench: "Bench", progress: Progress) -> None:
     start, longest_s = time.monotonic(), 0.0
-    bench = Bench(progress, terms)
     before = [trial for trial in read(file) if trial.machine_class == bench.machine_class]
     if wanted.counts:
         progress.begin(sum(1 for _ in order(wanted, before)))
@@ -202,17 +230,17 @@ class Bench:
         self.terms = terms
         self.workshop = Workshop(Cache(default_root()), Settings(), environment.cpus_available(), progress.say)
         self.calibrated = calibration.load(self.workshop.cache.root, self.machine_class)
-        self._matches: dict[tuple[str, str, int], Match] = {}
+        self._matches: dict[tuple[str, str, str, int], Match] = {}
 
     def trial(self, cell: Cell) -> Trial:
         """One comparison. Raises what stands in the way of every further one, too."""
-        match, started_at = self._match(cell), store.now()
-        assert match.a is not None
-        assert match.b is not None
-        contender = match.b if cell.kind == "same" else slower(match.b, Injection(cell.kind, cell.share))
+        more = self._more(cell)
+        match, started_at = self._match(cell, more.path if more else cell.model), store.now()
+        assert match.a
+        assert match.b
         sd = calibration.sd(self.calibrated, cell.threads, cell.backend)
         with job_folder(self.workshop.cache.root / "tmp") as folder, loaded(cell.load):
-            stage = LiveStage(match.key, match.a, contender, self.terms, self.workshop.cpus, folder)
+            stage = LiveStage(match.key, match.a, match.b, self.terms, self.workshop.cpus, folder)
             contest = Contest(stage, self.terms, sd)
             found, _ = settle(match, contest)
         if found.outcome is None:
@@ -233,17 +261,32 @@ class Bench:
             spent_s=found.spent_s,
             log_ratios=tuple(getattr(each.pair, statistic) for each in contest.attempts if each.pair.sound),
             noted=tuple(each.reason for each in found.validity),
+            added=more.made_by["added"] if more else None,
         )
 
-    def _match(self, cell: Cell) -> Match:
-        """Raises Unavailable where the cell can't be tried on this machine."""
-        place = (cell.model, cell.backend, cell.threads)
+    def _more(self, cell: Cell) -> Artifact | None:
+        """The model with a layer more, where the cell asks for it. Raises Unsupported where there can be none."""
+        if cell.kind != "layer":
+            return None
+        if not layer.possible(cell.backend):
+            raise Unsupported(f"no layer can be added for {cell.backend}", "it runs no ONNX graph", "use --inject spin")
+        (card,) = catalog.select([cell.model], ())
+        return layer.slower_model(self.workshop, card, cell.share)
+
+    def _match(self, cell: Cell, contender: str) -> Match:
+        """The model and its contender, slowed down in time where the cell asks for it.
+
+        Raises Unavailable where the cell can't be tried on this machine.
+        """
+        place = (cell.model, contender, cell.backend, cell.threads)
         if place not in self._matches:
-            asked = Asked(sides=(cell.model,) * 2, backends=(cell.backend,), threads=(cell.threads,), terms=self.terms)
+            asked = Asked(sides=place[:2], backends=(cell.backend,), threads=(cell.threads,), terms=self.terms)
             (self._matches[place],) = matches(asked, self.description, self.workshop)
         match = self._matches[place]
-        if match.status != "ok":
+        if match.status != "ok" or not match.b:
             raise Unavailable(f"cannot try {match.key}", match.reason)
+        if cell.kind in ("spin", "sleep"):
+            return msgspec.structs.replace(match, b=slower(match.b, Injection(cell.kind, cell.share)))
         return match
 
 
@@ -296,12 +339,11 @@ def _row(cell: Cell, trials: Sequence[Trial]) -> Row:
 
 
 def summary(trials: Sequence[Trial], machine_class: str, format_: str) -> str:
-    """The table of this class of machine, and what its spread lets one see; saves that as the calibration."""
+    """The table of this class of machine, and what its spread lets one see."""
     table = rows(trials, machine_class)
     if format_ == "json":
         return listing.as_json(table)
-    entries = calibrate(trials, machine_class, default_root())
-    words = [reach(entry, pair_seconds(trials, entry)) for entry in entries]
+    words = [reach(entry, pair_seconds(trials, entry)) for entry in spreads(trials, machine_class)]
     shown = _markdown(table) if format_ == "markdown" else listing.as_text(table)
     return "\n".join([shown, *words, ""]) if words else shown
 
@@ -327,8 +369,14 @@ def too_many_alarms(trials: Iterable[Trial], machine_class: str) -> bool:
 # The calibration
 
 
-def calibrate(trials: Iterable[Trial], machine_class: str, root: Path) -> list[calibration.Entry]:
-    """Saves, for each runtime and number of threads, how far identical programs lie apart here: the worst load's.
+def calibrate(trials: Iterable[Trial], machine_class: str, root: Path) -> None:
+    """Saves what `bench compare` is to reckon with on this class of machine."""
+    for entry in spreads(trials, machine_class):
+        calibration.save(root, machine_class, entry)
+
+
+def spreads(trials: Iterable[Trial], machine_class: str) -> list[calibration.Entry]:
+    """For each runtime and number of threads, how far identical programs lie apart here: under the worst load.
 
     Loads aren't pooled: a calm majority would hide the others.
     """
@@ -343,7 +391,6 @@ def calibrate(trials: Iterable[Trial], machine_class: str, root: Path) -> list[c
         if known:
             sd = max(verdict.floor_sd(values) for values in known)
             entries.append(calibration.Entry(backend, threads, round(sd, 5), sum(map(len, known)), store.now()))
-            calibration.save(root, machine_class, entries[-1])
     return entries
 
 

@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -132,10 +133,14 @@ class AnchorResult:
 
 @dataclass(frozen=True)
 class Replay:
-    """All that one replay found. `skipped` conditions have fewer than three distinct sound pairs."""
+    """All that one replay found, on even or odd units or (None) on all.
+
+    `skipped` conditions have fewer than three distinct sound pairs. `stored`, `histories` and `anchors` are empty where
+    too few processes were recorded under the settings that they need.
+    """
 
     seed: int
-    even: bool
+    even: bool | None
     pairs: tuple[PairResult, ...]
     skipped: tuple[str, ...]
     disjoint: DisjointResult
@@ -149,7 +154,18 @@ class Replay:
 @cache
 def replay(seed: int = 0, even: bool = True, jobs: int = 1000) -> Replay:
     """Run everything: about 30 s of CPU with the default number of jobs. Same seed, same numbers."""
-    units = traces.load()
+    return _replay(traces.load(), seed, even, jobs)
+
+
+def replay_file(file: Path, seed: int = 0, jobs: int = 1000) -> Replay:
+    """The same on another machine's traces: all of them, as nothing was tuned on any.
+
+    Raises UsageError for what is no file of traces.
+    """
+    return _replay(traces.read(file), seed, None, jobs)
+
+
+def _replay(units: Sequence[Unit], seed: int, even: bool | None, jobs: int) -> Replay:
     groups = _pairs(units, even)
     pools = {name: [traces.measured(unit) for unit in group] for name, group in groups.items()}
     judged = [name for name, pool in pools.items() if sum(one.sound for one in pool) >= LEAST_UNITS]
@@ -172,7 +188,7 @@ def _rng(seed: int, *names: str) -> np.random.Generator:
     return np.random.default_rng([seed, *(ord(letter) for name in names for letter in name)])
 
 
-def _pairs(units: Iterable[Unit], even: bool) -> dict[str, list[Unit]]:
+def _pairs(units: Iterable[Unit], even: bool | None) -> dict[str, list[Unit]]:
     return traces.chosen(units, "pinned", even=even) | traces.chosen(units, "live", even=even)
 
 
@@ -281,7 +297,7 @@ def _disjoint(pools: Iterable[Sequence[Pair]]) -> DisjointResult:
     return DisjointResult(jobs, alarms, stats.clopper_pearson(alarms, jobs)[1] if jobs else 1.0)
 
 
-def _guards(units: Iterable[Unit], even: bool) -> Iterable[GuardResult]:
+def _guards(units: Iterable[Unit], even: bool | None) -> Iterable[GuardResult]:
     modes: tuple[traces.Mode, ...] = ("pinned", "live", "concurrent")
     for mode in modes:
         pairs = [traces.measured(one) for group in traces.chosen(units, mode, even=even).values() for one in group]
@@ -291,7 +307,7 @@ def _guards(units: Iterable[Unit], even: bool) -> Iterable[GuardResult]:
         )
 
 
-def _real(units: Iterable[Unit], even: bool) -> Iterable[RealResult]:
+def _real(units: Iterable[Unit], even: bool | None) -> Iterable[RealResult]:
     for condition, group in traces.chosen(units, "slower", even=even).items():
         pairs = [traces.measured(one) for one in group]
         known = verdict.decide(pairs, Rule(pairs=max(LEAST_UNITS, sum(one.sound for one in pairs))))
@@ -308,17 +324,20 @@ def _value(process: Process) -> float:
     return verdict.process_value(wall, probe, cpu, switches)
 
 
-def _solo(units: Iterable[Unit], even: bool) -> dict[str, list[Process]]:
+def _solo(units: Iterable[Unit], even: bool | None) -> dict[str, list[Process]]:
     found = traces.chosen(units, "solo", even=even)
     return {name.split(maxsplit=1)[1]: [one.processes[0] for one in group] for name, group in found.items()}
 
 
-def _stored(units: Iterable[Unit], even: bool, count: int, seed: int) -> Iterable[StoredResult]:
+def _stored(units: Iterable[Unit], even: bool | None, count: int, seed: int) -> Iterable[StoredResult]:
     """A baseline stored under calm conditions, read under each; and both under whatever comes."""
     values = {name: np.array([_value(one) for one in group]) for name, group in _solo(units, even).items()}
     values = {name: group for name, group in values.items() if len(group) >= 4}
-    for name in values:
-        yield _stored_result(f"calm, then {name}", name in CALM, CALM, (name,), values, count, _rng(seed, name))
+    if not values:
+        return
+    if calm := tuple(name for name in CALM if name in values):
+        for name in values:
+            yield _stored_result(f"calm, then {name}", name in CALM, calm, (name,), values, count, _rng(seed, name))
     yield _stored_result("any, then any", False, tuple(values), tuple(values), values, count, _rng(seed, "any"))
 
 
@@ -356,39 +375,44 @@ def _sessions(settings: Sequence[str], values: Mapping[str, Array], rng: np.rand
 # Histories
 
 
-def _histories(units: Iterable[Unit], even: bool, count: int, seed: int) -> Iterable[HistoryResult]:
+def _histories(units: Iterable[Unit], even: bool | None, count: int, seed: int) -> Iterable[HistoryResult]:
     steps: dict[Stored, tuple[float, ...]] = {
         "raw": (0.05, 0.10),
         "normalised": (0.02, 0.03, 0.05),
         "reference": (0.02, 0.03),
     }
     for stored, sizes in steps.items():
-        nights = _nights(units, even, stored)
+        nights = {night: found for night, found in _nights(units, even, stored).items() if len(found) >= LEAST_UNITS}
+        if not nights:
+            continue
         flat = [_series(nights, stored, _rng(seed, stored, str(n))) for n in range(count)]
         yield _history_result(OURS, stored, flat, sizes, _ours)
         for name, detector in DETECTORS.items():
             yield _history_result(name, stored, flat[: max(5, count // 3)], sizes, partial(_look_by_look, detector))
 
 
-def _nights(units: Iterable[Unit], even: bool, stored: Stored) -> dict[str, Array]:
+def _nights(units: Iterable[Unit], even: bool | None, stored: Stored) -> dict[str, Array]:
     """What a night's point is drawn from: three processes' values, or three pairs' log-ratios.
 
-    Pairs were pinned only under calm settings; under the others the unpinned ones stand in.
+    The bundled pairs were pinned only under calm settings; under the others the unpinned ones stand in.
     """
     if stored == "reference":
         groups = _pairs(units, even)
-        chosen = {night: groups[f"{'pinned' if night in CALM else 'live'} {night}"] for night in NIGHTS}
+        chosen = {night: groups.get(f"pinned {night}") or groups.get(f"live {night}", []) for night in NIGHTS}
         pairs = {night: [traces.measured(unit) for unit in group] for night, group in chosen.items()}
         return {night: np.array([one.fastest for one in group if one.sound]) for night, group in pairs.items()}
-    solo = _solo(units, even)
+    solo = {night: group for night, group in _solo(units, even).items() if night in NIGHTS}
     if stored == "raw":
-        return {night: np.array([math.log(np.median(one.wall)) for one in solo[night]]) for night in NIGHTS}
-    return {night: np.array([_value(one) for one in solo[night]]) for night in NIGHTS}
+        return {night: np.array([math.log(np.median(one.wall)) for one in group]) for night, group in solo.items()}
+    return {night: np.array([_value(one) for one in group]) for night, group in solo.items()}
 
 
 def _series(nights: Mapping[str, Array], stored: Stored, rng: np.random.Generator) -> Array:
+    """A point a night; nights come as often as `NIGHTS` says, those without recordings left out."""
+    known = {night: share for night, share in NIGHTS.items() if night in nights}
+    shares = np.array(list(known.values())) / sum(known.values())
     points = []
-    for night in rng.choice(list(NIGHTS), size=POINTS, p=list(NIGHTS.values())):
+    for night in rng.choice(list(known), size=POINTS, p=shares):
         three = rng.choice(nights[str(night)], 3, replace=False)
         points.append(float(np.mean(three * rng.choice([-1, 1], 3))) if stored == "reference" else np.median(three))
     return np.array(points)
@@ -430,20 +454,21 @@ def _found(alarms: Callable[[Array], list[tuple[int, int]]], flat: Sequence[Arra
 # Anchors
 
 
-def _anchors(units: Iterable[Unit], even: bool, count: int, seed: int) -> Iterable[AnchorResult]:
+def _anchors(units: Iterable[Unit], even: bool | None, count: int, seed: int) -> Iterable[AnchorResult]:
     pools = _processes(units, even)
+    known = {"quiet": "quiet" in pools, "mixed": len(pools) > 1}
     for anchor in ANCHORS:
-        for condition in ("quiet", "mixed"):
+        for condition in (name for name in known if known[name]):
             yield _anchor_result(anchor, condition, pools, count, _rng(seed, anchor.name, condition))
 
 
-def _processes(units: Iterable[Unit], even: bool) -> dict[str, list[Array]]:
+def _processes(units: Iterable[Unit], even: bool | None) -> dict[str, list[Array]]:
     """The wall times of all processes that ran alone or in turn, by setting."""
     found: dict[str, list[Array]] = {}
     for groups in traces.chosen(units, "solo", "pinned", "live", even=even).values():
         for unit in groups:
             found.setdefault(unit.setting, []).extend(one.wall for one in unit.processes)
-    return {setting: found[setting] for setting in NIGHTS}
+    return {setting: found[setting] for setting in NIGHTS if setting in found}
 
 
 def _anchor_result(

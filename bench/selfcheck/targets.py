@@ -6,7 +6,7 @@ A target is judged on every condition by itself, and its row names the worst one
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.selfcheck.replay import OURS, SHORT, HistoryResult, PairResult, Replay, StoredResult
+from bench.selfcheck.replay import OURS, SHORT, SLOWDOWNS, HistoryResult, PairResult, Replay, StoredResult
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,11 @@ def unexpected(replay: Replay) -> list[str]:
 
 
 def check(replay: Replay) -> list[Target]:
-    """Every target of the design, in its order, against what the replay found."""
-    return [*_pair_targets(replay.pairs), *_guard_targets(replay), *_stored_targets(replay.stored), *_history(replay)]
+    """Every target of the design, in its order, against what the replay found; none on which it found nothing."""
+    targets = [
+        *_pair_targets(replay.pairs), *_guard_targets(replay), *_stored_targets(replay.stored), *_history(replay)
+    ]  # fmt: skip
+    return [target for target in targets if target.values]
 
 
 def _pair_targets(results: Sequence[PairResult]) -> Iterable[Target]:
@@ -86,8 +89,9 @@ def _pair_targets(results: Sequence[PairResult]) -> Iterable[Target]:
     yield target("smallest slowdown seen, 12 pairs", 1.5, True, each("mde_long"))
     worst = {one.condition: 100 * max(one.bound_error.values()) for one in results}
     yield target("error of the 1 % bound", 2, True, worst)
-    mean = sum(sum(one.bound_error.values()) / len(one.bound_error) for one in results) / len(results)
-    yield Target("error of the 1 % bound, mean", 0.3, False, {"all conditions": 100 * mean}, {})
+    errors = [sum(one.bound_error.values()) / len(one.bound_error) for one in results]
+    mean = {"all conditions": 100 * sum(errors) / len(errors)} if errors else {}
+    yield Target("error of the 1 % bound, mean", 0.3, False, mean, {})
     yield target("pairs to PASS, median", 4, True, {one.condition: one.pairs_to_pass for one in results})
     yield target("wrong PASS at the tolerance", 1, True, each("wrong_pass"))
     busy = {name: value for name, value in each("inconclusive").items() if name.endswith("wild+busy")}
@@ -113,11 +117,12 @@ def _stored_targets(results: Iterable[StoredResult]) -> Iterable[Target]:
 
 def _history(replay: Replay) -> Iterable[Target]:
     ours = {one.stored: one for one in replay.histories if one.detector == OURS}
-    normalised, reference = ours["normalised"], ours["reference"]
-    yield _single("history, normalised: alarms / 100", 0.5, True, normalised, normalised.false_alarms)
-    yield _single("history, normalised: 3 % in 5 points", 70, False, normalised, 100 * normalised.found[0.03][1])
-    yield _single("history, reference: alarms / 100", 0.2, True, reference, reference.false_alarms)
-    yield _single("history, reference: 2 % in 3 points", 95, False, reference, 100 * reference.found[0.02][0])
+    if normalised := ours.get("normalised"):
+        yield _single("history, normalised: alarms / 100", 0.5, True, normalised, normalised.false_alarms)
+        yield _single("history, normalised: 3 % in 5 points", 70, False, normalised, 100 * normalised.found[0.03][1])
+    if reference := ours.get("reference"):
+        yield _single("history, reference: alarms / 100", 0.2, True, reference, reference.false_alarms)
+        yield _single("history, reference: 2 % in 3 points", 95, False, reference, 100 * reference.found[0.02][0])
 
 
 def _single(name: str, limit: float, at_most: bool, result: HistoryResult, value: float) -> Target:
@@ -128,42 +133,58 @@ def _single(name: str, limit: float, at_most: bool, result: HistoryResult, value
 
 
 def render(replay: Replay) -> str:
-    """The replay as text: targets first, then what is behind them, then the anchors."""
-    half = "even" if replay.even else "odd"
+    """The replay as text: targets first, then what is behind them, then the anchors. What found nothing says so."""
+    half = {True: "even-numbered recorded units", False: "odd-numbered recorded units", None: "all recorded units"}
     parts = [
-        f"Replay of {half}-numbered recorded units, seed {replay.seed}. Percent, unless a unit is named.",
-        _table(["target", "limit", "worst", "condition", "units", "missed"], map(_target_row, check(replay))),
-        f"Live pairs. Power and MDE {SHORT} with {SHORT} pairs (20 s on a machine that isn't oversubscribed). "
-        f"{_skipped(replay)}",
-        _table(PAIR_HEADER, map(_pair_row, replay.pairs)),
+        f"Replay of {half[replay.even]}, seed {replay.seed}. Percent, unless a unit is named.",
+        *_section("Targets.", TARGET_HEADER, map(_target_row, check(replay))),
+        *_section(
+            f"Live pairs. Power and MDE {SHORT} with {SHORT} pairs (20 s on a machine that isn't oversubscribed). "
+            f"{_skipped(replay)}",
+            PAIR_HEADER,
+            map(_pair_row, replay.pairs),
+        ),
         f"Without drawing any pair twice: {replay.disjoint.alarms} alarms in {replay.disjoint.jobs} jobs of {SHORT} "
         f"pairs, so at most {_pc(replay.disjoint.upper)} % with 95 % confidence.",
-        "Guard: pairs of identical programs that were off by more than 5 %.",
-        _table(
+        *_section(
+            "Guard: pairs of identical programs that were off by more than 5 %.",
             ["mode", "pairs", "off", "caught", "dropped"],
             ([one.mode, str(one.pairs), str(one.off), str(one.caught), str(one.dropped)] for one in replay.guards),
         ),
-        "A real slowdown: one more layer, 3.5 to 3.9 %.",
-        _table(
+        *_section(
+            "A real slowdown: one more layer, 3.5 to 3.9 %.",
             ["setting", "pairs", "verdict", "slower by", "bounds"],
             (
                 [one.setting, str(one.pairs), one.outcome, _pc(one.ratio), f"{_pc(one.low)} to {_pc(one.high)}"]
                 for one in replay.real
             ),
         ),
-        "Stored baseline: five sessions of four processes, then one more.",
-        _table(
+        *_section(
+            "Stored baseline: five sessions of four processes, then one more.",
             ["sessions", "alarms, margin 0", "margin 5 %", "smallest seen"],
             ([one.name, _pc(one.false_alarm), _pc(one.false_alarm_5), _pc(one.mde)] for one in replay.stored),
         ),
-        "Histories: alarms per 100 looks without a step; steps found 3, 5 and 10 points after.",
-        _table(["stored", "detector", "alarms", "found"], map(_history_row, replay.histories)),
-        "Other tools' rules: alarms by injected slowdown.",
-        _table(_anchor_header(replay), map(_anchor_row, _anchor_lines(replay))),
+        *_section(
+            "Histories: alarms per 100 looks without a step; steps found 3, 5 and 10 points after.",
+            ["stored", "detector", "alarms", "found"],
+            map(_history_row, replay.histories),
+        ),
+        *_section(
+            "Other tools' rules: alarms by injected slowdown.",
+            ["rule", "condition", "s", *(f"{100 * slowdown:g} %" for slowdown in SLOWDOWNS)],
+            map(_anchor_row, _anchor_lines(replay)),
+        ),
     ]
     return "\n\n".join(parts) + "\n"
 
 
+def _section(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """A title and its table, or that there is nothing for one."""
+    lines = list(rows)
+    return [title, _table(header, lines)] if lines else [f"{title} Too few units were recorded for it."]
+
+
+TARGET_HEADER = ["target", "limit", "worst", "condition", "units", "missed"]
 PAIR_HEADER = [
     "condition", "sound", "s/pair", "alarms", "at margin", "1 %", "2 %", "3 %", "5 %", "10 %", "2 % default",
     "MDE 4", "MDE 12", "bound error k=3 4 6 8 12", "pairs to PASS", "wrong PASS", "inconclusive",
@@ -214,16 +235,12 @@ def _history_row(one: HistoryResult) -> list[str]:
     return [one.stored, one.detector, f"{one.false_alarms:.2f}", found]
 
 
-def _anchor_header(replay: Replay) -> list[str]:
-    return ["rule", "condition", "s", *(f"{100 * slowdown:g} %" for slowdown in replay.anchors[0].alarms)]
-
-
 def _anchor_lines(replay: Replay) -> Iterable[tuple[str, str, float, Sequence[float]]]:
     """The anchors, and after them our own rule under its worst and best condition."""
     for one in replay.anchors:
         yield one.anchor, one.condition, one.seconds, list(one.alarms.values())
     by_power = sorted(replay.pairs, key=lambda one: one.power[0.02])
-    for pair in (by_power[-1], by_power[0]):
+    for pair in (*by_power[-1:], *by_power[:1]):
         yield "ours, 4 pairs", pair.condition, SHORT * pair.seconds, [pair.false_alarm, *pair.power.values()]
 
 

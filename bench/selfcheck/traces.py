@@ -3,16 +3,24 @@
 A *unit* is one process measured alone or two measured together, under a setting (what ran besides). A condition is a
 mode and a setting. Units are numbered from 1 within their condition: what is tuned is tuned on the odd ones, and
 what is quoted is measured on the even ones.
+
+A file of traces is an .npz of two arrays. `A` is int32 of (processes, 350 iterations, 7 columns); the first 50
+iterations are warm-up. Its columns are the start in µs, wall and CPU time in ns, involuntary switches, minor faults,
+and two probes in ns, a matrix product and a copy of memory. `meta` is JSON in bytes, an object for each unit with at
+least its `mode`, its `setting`, the seconds that it and its start-up took (`dur`, `setup_s`) and the rows of its
+processes in `A` (`idx`).
 """
 
 import json
+import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any, Literal, NamedTuple
+from pathlib import Path
+from typing import IO, Any, Literal, NamedTuple
 
-from bench.errors import Unavailable
+from bench.errors import Unavailable, UsageError
 from bench.verdict import Pair, Side, pair
 
 try:
@@ -25,6 +33,7 @@ Array = NDArray[np.float64]
 Mode = Literal["solo", "live", "pinned", "concurrent", "slower"]
 
 WARMUP, BLOCK = 50, 5
+SHAPE = (350, 7)
 MODES: dict[str, Mode] = {"solo": "solo", "pair": "live", "pin": "pinned", "conc": "concurrent", "real": "slower"}
 
 
@@ -63,8 +72,62 @@ class Unit:
 @cache
 def load() -> tuple[Unit, ...]:
     """All recorded units, in the order of recording."""
-    with files("bench.selfcheck").joinpath("traces.npz").open("rb") as file, np.load(file) as archive:
-        samples, described = archive["A"], json.loads(archive["meta"].tobytes())
+    with files("bench.selfcheck").joinpath("traces.npz").open("rb") as file:
+        return _units(*_archive(file))
+
+
+def read(file: Path) -> tuple[Unit, ...]:
+    """The units of another file, in the order of recording. Raises UsageError for what is no file of traces."""
+    return _units(*contents(file))
+
+
+Samples = NDArray[np.int32]
+Described = list[dict[str, Any]]
+
+
+def contents(file: Path) -> tuple[Samples, Described]:
+    """A file's two arrays, the second decoded. Raises UsageError for what is no file of traces."""
+    do = "name one that bench selfcheck record wrote"
+    try:
+        with file.open("rb") as opened:
+            samples, described = _archive(opened)
+        fault = _fault(samples, described)
+    except OSError as error:
+        raise UsageError(f"cannot read {file}", error.strerror or str(error), do) from error
+    except (ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise UsageError(f"{file} is no file of traces", "it is no .npz with the arrays A and meta", do) from error
+    if fault:
+        raise UsageError(f"{file} is no file of traces", fault, do)
+    return samples, described
+
+
+def _archive(file: IO[bytes]) -> tuple[Samples, Described]:
+    with np.load(file) as archive:
+        return archive["A"], json.loads(archive["meta"].tobytes())
+
+
+def _fault(samples: Any, described: Any) -> str:
+    """What keeps the arrays from being traces, "" if nothing does."""
+    if samples.shape[1:] != SHAPE or samples.dtype.kind != "i":
+        return f"A holds {samples.dtype} of {samples.shape}, not integers of (processes, {SHAPE[0]}, {SHAPE[1]})"
+    rows = range(len(samples))
+    whole = isinstance(described, list) and all(isinstance(meta, dict) and _whole(meta, rows) for meta in described)
+    return "" if whole else "meta does not describe each unit"
+
+
+def _whole(meta: dict[str, Any], rows: range) -> bool:
+    seconds = [meta.get("dur"), *(meta.get("setup_s") or [None])]
+    processes = meta.get("idx") or [None]
+    return (
+        meta.get("mode") in MODES
+        and isinstance(meta.get("setting"), str)
+        and all(isinstance(value, int | float) for value in seconds)
+        and all(isinstance(row, int) and row in rows for row in processes)
+        and len(processes) == (1 if meta["mode"] == "solo" else 2)
+    )
+
+
+def _units(samples: Samples, described: Described) -> tuple[Unit, ...]:
     counts: dict[tuple[str, str], int] = {}
     units = []
     for meta in described:
@@ -89,11 +152,11 @@ def _process(table: Array) -> Process:
     return Process(wall, cpu, switches, probe)
 
 
-def chosen(units: Iterable[Unit], *modes: Mode, even: bool = True) -> dict[str, list[Unit]]:
-    """Even (or odd) units of these modes, by condition."""
+def chosen(units: Iterable[Unit], *modes: Mode, even: bool | None = True) -> dict[str, list[Unit]]:
+    """Even (or odd, or for None all) units of these modes, by condition."""
     found: dict[str, list[Unit]] = {}
     for unit in units:
-        if unit.mode in modes and unit.even == even:
+        if unit.mode in modes and even in (None, unit.even):
             found.setdefault(unit.condition, []).append(unit)
     return found
 
