@@ -8,7 +8,7 @@ from pathlib import Path
 import nox
 
 nox.options.default_venv_backend = "uv|virtualenv"
-nox.options.sessions = ["lint", "tests", "backends", "docs", "wheel"]
+nox.options.sessions = ["lint", "tests", "backends", "browser", "docs", "wheel"]
 nox.options.error_on_external_run = True
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -80,7 +80,9 @@ def chromium(session: nox.Session) -> str:
     if not _chromium() and os.environ.get("CI") == "true" and os.geteuid() == 0 and shutil.which("apt-get"):
         session.run("apt-get", "update", "-q", external=True)
         session.run("apt-get", "install", "-q", "-y", "--no-install-recommends", "chromium", external=True)
-    return _chromium() or session.error(f"none of {', '.join(BROWSERS)} is on the path; apt-get install chromium")
+    return _chromium() or session.error(
+        f"no Chromium; none of {', '.join(BROWSERS)} is on the path; install one, as with: apt-get install chromium"
+    )
 
 
 def _chromium() -> str | None:

@@ -61,6 +61,30 @@ def size(text: str) -> int:
     return int(_above_zero(text))
 
 
+def milliseconds(text: str) -> float:
+    """`15ms` or `0.015s`: without a unit the one would be taken for the other."""
+    for unit, factor in (("ms", 1.0), ("us", 1e-3), ("s", 1e3)):
+        if text.endswith(unit):
+            return _above_zero(text.removesuffix(unit), factor)
+    raise ValueError("write it with its unit, such as 15ms or 0.015s")
+
+
+def millions(text: str) -> float:
+    """`10M`, `500k`, or a plain count."""
+    for unit, factor in (("M", 1.0), ("k", 1e-3), ("G", 1e3)):
+        if text.endswith(unit):
+            return _above_zero(text.removesuffix(unit), factor)
+    return _above_zero(text, 1e-6)
+
+
+def fraction(text: str) -> float:
+    """`0.72` or `72%`."""
+    value = share(text)
+    if value > 1:
+        raise ValueError("write it as a fraction such as 0.72, or as 72%")
+    return value
+
+
 def _above_zero(text: str, unit: float = 1.0) -> float:
     number = float(text) * unit
     if not 0 < number < sys.maxsize:

@@ -181,10 +181,11 @@ def live(file: Path | None, report: bool, format_: str, quiet: bool, **options: 
                 trying.run(wanted(options), file, shown)
             except KeyboardInterrupt:
                 interrupted = True
-    machine_class = environment.machine_class(environment.describe())
-    click.echo(trying.summary(trying.read(file), machine_class, format_), nl=False)
-    click.echo(f"bench: comparisons: {file}", err=True)
-    sys.exit(INTERRUPTED if interrupted else int(trying.too_many_alarms(trying.read(file), machine_class)))
+    trials = trying.read(file)
+    machine_class = trying.shown_machine(trials, environment.machine_class(environment.describe()))
+    click.echo(trying.summary(trials, machine_class, format_), nl=False)
+    click.echo(f"bench: comparisons: {file}, of machine class {machine_class}", err=True)
+    sys.exit(INTERRUPTED if interrupted else int(trying.too_many_alarms(trials, machine_class)))
 
 
 def wanted(options: dict[str, Any]) -> Any:

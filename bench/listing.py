@@ -5,16 +5,22 @@ from typing import Any
 
 import msgspec
 
-from bench import backends, catalog, environment, plan, store
+from bench import backends, catalog, environment, plan, published, store
 from bench.catalog import HardwareProfile, ModelCard
 from bench.errors import BenchError, UsageError
+from bench.published import Model
 
 Row = dict[str, Any]
 
 
 def models() -> list[Row]:
-    """A row a card: counted parameters in millions, counted GMACs, published accuracies as fractions."""
-    return [_model(card) for card in catalog.cards().values()]
+    """A row a card, then one for each model of which there are published figures only.
+
+    Counted parameters in millions, counted GMACs, published accuracies as fractions.
+    """
+    cards = catalog.cards()
+    quoted = (model for name, model in published.models().items() if name not in cards)
+    return [*map(_model, cards.values()), *map(_quoted, quoted)]
 
 
 def _model(card: ModelCard) -> Row:
@@ -29,6 +35,20 @@ def _model(card: ModelCard) -> Row:
         "top5": published.top5,
         "source": published.source,
         "measurable": card.measurable,
+    }
+
+
+def _quoted(model: Model) -> Row:
+    return {
+        "name": model.model,
+        "family": model.family,
+        "input_shape": [3, model.input_size, model.input_size] if model.input_size else [],
+        "params_m": model.params_m_counted,
+        "gmacs": model.gmacs_counted,
+        "top1": model.top1,
+        "top5": model.top5,
+        "source": model.source,
+        "measurable": False,
     }
 
 

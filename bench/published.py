@@ -1,17 +1,22 @@
 """Figures that the zoos published, each with the document and line it stands in: `models/published/*.csv`.
 
 They are quoted as printed, errors included: `qc` names what is wrong with a latency, `conflicts` who disagrees.
+A line of a table that can't be read is left out, and `troubles` says which.
 """
 
 import csv
+import fnmatch
 import functools
-import re
+import math
+import shlex
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import msgspec
 
-from bench.catalog import MODELS
+from bench import catalog
+from bench.catalog import MODELS, ModelCard
 from bench.errors import UsageError
 from bench.schema import Frozen
 
@@ -65,8 +70,9 @@ class Model(Frozen, frozen=True):
 class Latency(Frozen, frozen=True):
     """One printed latency, in ms for the whole batch. `threads` is None on a GPU and where it is not stated.
 
-    `source` is document:line; `campaign` joins `campaigns`; `canonical` marks the one to take for its model, device,
-    backend, precision, batch size and threads. `doc_kind` is zh, en, ref, hist, slim or ext.
+    `raw` has the digits of `latency_ms` as they were printed ("10.30"). `source` is document:line; `campaign` joins
+    `campaigns`; `canonical` marks the one to take for its model, device, backend, precision, batch size and threads.
+    `doc_kind` is zh, en, ref, hist, slim or ext.
     """
 
     model: str
@@ -86,6 +92,7 @@ class Latency(Frozen, frozen=True):
     doc_kind: str = ""
     canonical: bool = False
     qc: str = ""
+    raw: str = ""
 
     @property
     def tags(self) -> tuple[str, ...]:
@@ -159,58 +166,185 @@ class Other(Frozen, frozen=True):
     notes: str = ""
 
 
+# Reading
+
 Line = TypeVar("Line", bound=Frozen)
+#: columns whose digits matter besides their number, and the field that keeps them
+PRINTED = {"latency_ms": "raw"}
+
+
+class Table(NamedTuple, Generic[Line]):
+    """The sound lines of a file, and what is wrong with each of the others."""
+
+    lines: tuple[Line, ...]
+    broken: tuple[UsageError, ...]
 
 
 def read(path: Path, type_: type[Line]) -> tuple[Line, ...]:
-    """The lines of a table, empty cells left at their default. Raises UsageError that names the line in question."""
+    """The lines of a table, empty cells left at their default. Raises UsageError that names the first broken one."""
+    found = sound(path, type_)
+    if found.broken:
+        raise found.broken[0]
+    return found.lines
+
+
+def sound(path: Path, type_: type[Line], stray: Callable[[Line], str] = lambda _: "") -> Table[Line]:
+    """The lines of a table that can be read and of which `stray` finds nothing to say.
+
+    Raises UsageError for a file that can't be read or has a column that the type doesn't know.
+    """
+    lines: list[Line] = []
+    broken = []
+    names, *texts = _text(path).rstrip("\n").split("\n")
+    columns = names.split(",")
+    if strangers := set(columns) - set(type_.__struct_fields__):
+        raise _broken(path, 1, f"has columns that no {type_.__name__} has", ", ".join(sorted(strangers)))
+    for number, text in enumerate(texts, 2):
+        try:
+            line = msgspec.convert(_cells(text, columns), type_, strict=False)
+            why = stray(line)
+        except (msgspec.ValidationError, csv.Error) as error:
+            why = str(error)
+        if why:
+            broken.append(_broken(path, number, f"is no {type_.__name__}", why))
+        else:
+            lines.append(line)
+    return Table(tuple(lines), tuple(broken))
+
+
+def _text(path: Path) -> str:
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            lines = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read {path.name}", str(error), f"mend {path}") from error
-    whole = _plain(lines)
-    try:
-        return msgspec.convert(whole, tuple[type_, ...], strict=False)  # type: ignore[valid-type]
-    except msgspec.ValidationError as error:
-        raise UsageError(f"{path.name}:{_line(error)} is no {type_.__name__}", str(error), f"mend {path}") from error
 
 
-def _plain(lines: list[dict[str, str]]) -> list[dict[str, Any]]:
-    return [{name: value for name, value in line.items() if value} for line in lines]
+def _cells(text: str, columns: list[str]) -> dict[str, str]:
+    """The cells of one line by their column, those that are empty left out. Raises csv.Error."""
+    cells = next(csv.reader([text], strict=True), [])
+    if len(cells) != len(columns):
+        raise csv.Error(f"{len(cells)} cells under {len(columns)} columns")
+    named = {name: cell for name, cell in zip(columns, cells, strict=True) if cell}
+    return {**named, **{also: named[name] for name, also in PRINTED.items() if name in named}}
 
 
-def _line(error: msgspec.ValidationError) -> int:
-    """Of the file, header included: the message ends with a path such as `$[1047].value`."""
-    found = re.search(r"\$\[(\d+)\]", str(error))
-    return int(found[1]) + 2 if found else 1
+def _broken(path: Path, number: int, what: str, found: str) -> UsageError:
+    return UsageError(f"{path.name}:{number} {what}", found, f"mend {path}")
 
 
-@functools.cache
-def models() -> dict[str, Model]:
-    return {each.model: each for each in read(FOLDER / "models.csv", Model)}
+def models() -> Mapping[str, Model]:
+    return _models(FOLDER)
 
 
-@functools.cache
+def campaigns() -> Mapping[str, Campaign]:
+    return _campaigns(FOLDER)
+
+
 def latencies() -> tuple[Latency, ...]:
-    return read(FOLDER / "latency.csv", Latency)
+    return _latencies(FOLDER).lines
 
 
-@functools.cache
-def campaigns() -> dict[str, Campaign]:
-    return {each.campaign: each for each in read(FOLDER / "campaigns.csv", Campaign)}
-
-
-@functools.cache
 def figures() -> tuple[Figure, ...]:
-    return read(FOLDER / "figures.csv", Figure)
+    return _figures(FOLDER).lines
 
 
-@functools.cache
 def conflicts() -> tuple[Conflict, ...]:
-    return read(FOLDER / "conflicts.csv", Conflict)
+    return _conflicts(FOLDER).lines
+
+
+def others() -> tuple[Other, ...]:
+    return _others(FOLDER).lines
+
+
+def troubles(*, all_tables: bool = False) -> tuple[str, ...]:
+    """A line for each line of the tables that was left out: of those behind latencies, or of all."""
+    tables: list[Table[Any]] = [_model_lines(FOLDER), _campaign_lines(FOLDER), _latencies(FOLDER)]
+    if all_tables:
+        tables += [_figures(FOLDER), _conflicts(FOLDER), _others(FOLDER)]
+    return tuple(f"left out: {error}" for table in tables for error in table.broken)
+
+
+# What can't be measured
+
+
+def select(models: Iterable[str], families: Iterable[str], input_shape: tuple[int, ...] = ()) -> list[ModelCard]:
+    """As `catalog.select`, which doesn't know the models of which there are published figures only."""
+    models, families = tuple(models), tuple(families)
+    try:
+        return catalog.select(models, families, input_shape)
+    except UsageError:
+        _refuse_quoted("model", models, _models(FOLDER), catalog.cards())
+        quoted, measurable = _families(_models(FOLDER)), _families(catalog.cards())
+        spelt = [quoted.get(catalog.fold(name), name) for name in families]
+        _refuse_quoted("family", spelt, quoted.values(), measurable.values())
+        raise
+
+
+def _families(models: Mapping[str, Model] | Mapping[str, ModelCard]) -> dict[str, str]:
+    """As they are spelt, by what any spelling of them comes to."""
+    return {catalog.fold(model.family): model.family for model in models.values()}
+
+
+def _refuse_quoted(kind: str, names: Iterable[str], quoted: Iterable[str], measurable: Iterable[str]) -> None:
+    """Raises UsageError for a name or glob that fits published figures and nothing that can be measured."""
+    for name in names:
+        if fnmatch.filter(quoted, name) and not fnmatch.filter(measurable, name):
+            raise UsageError(
+                f"{kind} {name} can't be measured",
+                "its network is not here, only its published figures",
+                f"see them with: bench report --source published --{kind} {shlex.quote(name)}",
+            )
+
+
+# Each file is read once. The folder is an argument: another one has other tables.
 
 
 @functools.cache
-def others() -> tuple[Other, ...]:
-    return read(FOLDER / "other_figures.csv", Other)
+def _model_lines(folder: Path) -> Table[Model]:
+    return sound(folder / "models.csv", Model)
+
+
+@functools.cache
+def _models(folder: Path) -> Mapping[str, Model]:
+    return {each.model: each for each in _model_lines(folder).lines}
+
+
+@functools.cache
+def _campaign_lines(folder: Path) -> Table[Campaign]:
+    return sound(folder / "campaigns.csv", Campaign)
+
+
+@functools.cache
+def _campaigns(folder: Path) -> Mapping[str, Campaign]:
+    return {each.campaign: each for each in _campaign_lines(folder).lines}
+
+
+@functools.cache
+def _latencies(folder: Path) -> Table[Latency]:
+    models, campaigns = _models(folder), _campaigns(folder)
+
+    def stray(latency: Latency) -> str:
+        if latency.model not in models:
+            return f"models.csv has no {latency.model!r}"
+        if not 0 < latency.latency_ms < math.inf:
+            return f"{latency.latency_ms} ms is no time"
+        return "" if latency.campaign in campaigns else f"campaigns.csv has no {latency.campaign!r}"
+
+    return sound(folder / "latency.csv", Latency, stray)
+
+
+@functools.cache
+def _figures(folder: Path) -> Table[Figure]:
+    models = _models(folder)
+    lack = "models.csv has no {!r}".format
+    return sound(folder / "figures.csv", Figure, lambda each: "" if each.model in models else lack(each.model))
+
+
+@functools.cache
+def _conflicts(folder: Path) -> Table[Conflict]:
+    return sound(folder / "conflicts.csv", Conflict)
+
+
+@functools.cache
+def _others(folder: Path) -> Table[Other]:
+    return sound(folder / "other_figures.csv", Other)

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from bench import __version__, backends, catalog, environment, plan, store
+from bench import __version__, backends, catalog, environment, plan, published, store
 from bench.artifacts import Cache, default_root, model_files
 from bench.backends import BaseBackend
 from bench.catalog import ModelCard
@@ -34,7 +34,7 @@ class Outcome(msgspec.Struct, frozen=True):
 def make_plan(request: Request, description: Mapping[str, Any]) -> Plan:
     """Raises UsageError for names that nothing bears, Unavailable where this machine isn't the device."""
     profile = catalog.profile(request.device)
-    cards = catalog.select(request.models, request.families, request.input_shape)
+    cards = published.select(request.models, request.families, request.input_shape)
     if not cards:
         raise NO_MODEL
     asked = request.backends or profile.backends
@@ -212,7 +212,7 @@ def export(
 
     Raises Unavailable for a format that this bench or this Python can't make, and what each conversion raises.
     """
-    cards = catalog.select(models, families, input_shape)
+    cards = published.select(models, families, input_shape)
     if not cards:
         raise NO_MODEL
     makers = [_maker(name, cards) for name in formats]

@@ -141,3 +141,6 @@ class InProcess:
 
     def snapshot(self) -> None:
         return None
+
+    def spent_cpu_ns(self) -> None:
+        return None

@@ -10,9 +10,11 @@ the docstring says why.
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import cache
+from itertools import chain, pairwise, permutations
+from operator import mul
 
 from bench.schema import Settings
 
@@ -54,7 +56,7 @@ class Summary:
 
     `median_ns` is the median of the processes' medians, `low_ns` to `high_ns` its interval, which covers with
     probability `level`. A percentile is None where the samples are too few, or too alike in sequence, to support it.
-    `spread` is the range of the processes' medians over `median_ns`.
+    `spread` is the range of the processes' medians, `medians_ns`, over `median_ns`.
     """
 
     median_ns: float
@@ -68,13 +70,16 @@ class Summary:
     samples: int
     processes: int
     spread: float
+    medians_ns: tuple[float, ...]
 
 
 def summary(repetitions: Sequence[Sequence[float]]) -> Summary:
     """The summary of a case from the samples of each of its processes, in nanoseconds."""
-    known = estimate([median(samples) for samples in repetitions])
-    pooled = [sample for samples in repetitions for sample in samples]
-    worth = sum(effective(samples) for samples in repetitions)
+    ordered = [sorted(samples) for samples in repetitions]
+    medians = tuple(map(median, ordered))
+    known = estimate(medians)
+    pooled = sorted(chain.from_iterable(ordered))
+    worth = _worth_of(repetitions, ordered)
     return Summary(
         median_ns=known.median,
         low_ns=known.lower,
@@ -82,12 +87,23 @@ def summary(repetitions: Sequence[Sequence[float]]) -> Summary:
         level=known.level,
         p90_ns=percentile(pooled, 90) if supported(90, worth) else None,
         p99_ns=percentile(pooled, 99) if supported(99, worth) else None,
-        min_ns=float(min(pooled)),
+        min_ns=float(pooled[0]),
         mean_ns=statistics.fmean(pooled),
         samples=len(pooled),
         processes=len(repetitions),
-        spread=spread([median(samples) for samples in repetitions]),
+        spread=spread(medians),
+        medians_ns=medians,
     )
+
+
+def _worth_of(repetitions: Iterable[Sequence[float]], ordered: Iterable[Sequence[float]]) -> float:
+    """How many independent samples they are worth together, counted on until all percentiles are supported."""
+    worth = 0.0
+    for samples, sorted_ in zip(repetitions, ordered, strict=True):
+        worth += len(samples) * _worth(_lag_1(_ranks(samples, sorted_)))
+        if supported(99, worth):
+            break
+    return worth
 
 
 # Order statistics
@@ -144,11 +160,17 @@ def autocorrelation(samples: Sequence[float]) -> float:
     Ranks, because one spike of a shared machine hides dependence: on the recorded busy processes Pearson's
     coefficient is 0.27 (300 samples worth 172), that of the ranks 0.64 (66).
     """
-    ranks = _ranks(samples)
-    middle = (len(ranks) - 1) / 2
-    total = sum((rank - middle) ** 2 for rank in ranks)
-    lagged = sum((one - middle) * (next_ - middle) for one, next_ in pairwise(ranks))
-    return lagged / total if total else 0.0
+    return _lag_1(_ranks(samples))
+
+
+def _lag_1(ranks: Sequence[float]) -> float:
+    count, middle = len(ranks), (len(ranks) - 1) / 2
+    # The sums of squares and products around the middle, multiplied out: ranks are halves, so nothing is rounded.
+    total: float = sum(map(mul, ranks, ranks)) - count * middle**2
+    if not total:
+        return 0.0
+    lagged: float = sum(map(mul, ranks, ranks[1:])) - middle * (2 * count * middle - ranks[0] - ranks[-1])
+    return (lagged + (count - 1) * middle**2) / total
 
 
 def effective(samples: Sequence[float]) -> float:
@@ -165,19 +187,14 @@ def _worth(correlation: float) -> float:
     return (1 - correlation) / (1 + correlation)
 
 
-def _ranks(samples: Sequence[float]) -> list[float]:
-    """Ranks from 0; equal samples share the mean of theirs."""
-    order = sorted(range(len(samples)), key=samples.__getitem__)
-    ranks = [0.0] * len(samples)
-    start = 0
-    while start < len(order):
-        stop = start
-        while stop < len(order) and samples[order[stop]] == samples[order[start]]:
-            stop += 1
-        for index in order[start:stop]:
-            ranks[index] = (start + stop - 1) / 2
-        start = stop
-    return ranks
+def _ranks(samples: Sequence[float], ordered: Sequence[float] = ()) -> list[float]:
+    """Ranks from 0; equal samples share the mean of theirs. `ordered` has the same samples, where they were sorted."""
+    ordered = ordered or sorted(samples)
+    last = dict(zip(ordered, range(len(ordered)), strict=True))
+    if len(last) == len(ordered):
+        return list(map(last.__getitem__, samples))
+    first = dict(zip(reversed(ordered), range(len(ordered) - 1, -1, -1), strict=True))
+    return [(first[sample] + last[sample]) / 2 for sample in samples]
 
 
 # Processes
@@ -201,6 +218,7 @@ def estimate(process_medians: Sequence[float], level: float = 0.95) -> Estimate:
     )
 
 
+@cache
 def _coverage(rank: int, count: int) -> float:
     return max(0.0, 1 - 2 * binomial_cdf(rank - 1, count, 0.5))
 
@@ -412,3 +430,43 @@ def _beta_fraction(a: float, b: float, x: float) -> float:
         if abs(ratio * slope - 1) < 1e-15:
             return total
     raise ArithmeticError(f"incomplete beta at a={a}, b={b}, x={x} does not converge")
+
+
+# Rank correlation
+
+#: up to so many pairs every order of the ranks is tried (40,320 of 8)
+EXACT_PAIRS = 8
+
+
+def spearman(xs: Sequence[float], ys: Sequence[float]) -> tuple[float, float]:
+    """Spearman's rank correlation of pairs, and its two-sided p-value under "no association".
+
+    The coefficient is Pearson's on ranks, equal values sharing the mean of theirs. Up to 8 pairs the p-value is exact:
+    the share of all orders of one side with a coefficient at least as far from 0. Above, t = r sqrt((n-2)/(1-r²))
+    follows Student's distribution with n-2 degrees of freedom (Kendall and Gibbons, "Rank Correlation Methods", 5th
+    ed., 1990, chapter 4). Raises ValueError below 3 pairs, and where one side is all equal.
+    """
+    if len(xs) != len(ys) or len(xs) < 3:
+        raise ValueError(f"no rank correlation of {len(xs)} and {len(ys)} values")
+    one, other = _centred(_ranks(xs)), _centred(_ranks(ys))
+    scale = math.sqrt(_dot(one, one) * _dot(other, other))
+    if not scale:
+        raise ValueError("no rank correlation where all values of a side are equal")
+    rho = min(1.0, max(-1.0, _dot(one, other) / scale))
+    if len(xs) <= EXACT_PAIRS:
+        least = abs(rho) * scale - 1e-9
+        far = sum(abs(_dot(one, order)) >= least for order in permutations(other))
+        return rho, far / math.factorial(len(xs))
+    if abs(rho) == 1:
+        return rho, 0.0
+    t = rho * math.sqrt((len(xs) - 2) / (1 - rho**2))
+    return rho, 2 * t_cdf(-abs(t), len(xs) - 2)
+
+
+def _centred(ranks: Sequence[float]) -> list[float]:
+    return [rank - (len(ranks) - 1) / 2 for rank in ranks]
+
+
+def _dot(one: Sequence[float], other: Sequence[float]) -> float:
+    product: float = sum(map(mul, one, other))
+    return product

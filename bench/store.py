@@ -213,38 +213,62 @@ def _torn(path: Path) -> bool:
         return file.read(1) != b"\n"
 
 
+class Unreadable(msgspec.Struct, frozen=True):
+    """A line that is no record to this bench: damaged, or of a newer bench, whose `schema` it names."""
+
+    schema: int = 0
+
+    @property
+    def newer(self) -> bool:
+        return self.schema > SCHEMA
+
+
+def lines(path: Path) -> Iterator[tuple[int, AnyLine | Unreadable]]:
+    """Each line that is not blank with its number, from 1; one at a time, for files that are larger than the memory.
+
+    Raises UsageError for a file that can't be read.
+    """
+    try:
+        with path.open("rb") as file:
+            for number, raw in enumerate(file, start=1):
+                if raw.strip():
+                    yield number, _decoded(raw)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}", error.strerror or str(error), "check the path") from error
+
+
+def _decoded(raw: bytes) -> AnyLine | Unreadable:
+    try:
+        line = _decoder.decode(raw)
+    except UNREADABLE:
+        return Unreadable(_version(raw))
+    return Unreadable(line.schema) if line.schema > SCHEMA else line
+
+
 def read(path: Path) -> Run:
     """All readable lines of a run's file.
 
     Raises UsageError for a file that can't be opened or was written by a newer bench, NoRun for one without a header.
     """
-    lines: list[AnyLine] = []
+    found: list[AnyLine] = []
     damaged = 0
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"cannot read {path}", error.strerror or str(error), "check the path") from error
-    for number, raw in enumerate(data.splitlines(), start=1):
-        if not raw.strip():
-            continue
-        try:
-            line = _decoder.decode(raw)
-        except UNREADABLE:
-            _refuse_newer(_version(raw), path, number)
+    for number, line in lines(path):
+        if not isinstance(line, Unreadable):
+            found.append(line)
+        elif line.newer:
+            raise refusal(path, number, line)
+        else:
             damaged += 1
-            continue
-        _refuse_newer(line.schema, path, number)
-        lines.append(line)
-    headers = tuple(line for line in lines if isinstance(line, Header))
+    headers = tuple(line for line in found if isinstance(line, Header))
     if not headers:
-        raise NoRun(f"{path} holds no run", "no header line can be read", "name a file that bench run wrote")
+        raise no_run(path)
     return Run(
         path=path,
         headers=headers,
-        records=_plain(Record, lines),
+        records=_plain(Record, found),
         damaged=damaged,
-        pairs=_plain(PairRecord, lines),
-        comparisons=_plain(Comparison, lines),
+        pairs=_plain(PairRecord, found),
+        comparisons=_plain(Comparison, found),
     )
 
 
@@ -261,13 +285,17 @@ def _version(raw: bytes) -> int:
         return 0
 
 
-def _refuse_newer(schema: int, path: Path, number: int) -> None:
-    if schema > SCHEMA:
-        raise UsageError(
-            f"{path}:{number} was written by a newer bench",
-            f"schema {schema}, this bench reads up to {SCHEMA}",
-            "upgrade bench",
-        )
+def no_run(path: Path) -> NoRun:
+    return NoRun(f"{path} holds no run", "no header line can be read", "name a file that bench run wrote")
+
+
+def refusal(path: Path, number: int, line: Unreadable) -> UsageError:
+    """What is said of a line of a newer bench."""
+    return UsageError(
+        f"{path}:{number} was written by a newer bench",
+        f"schema {line.schema}, this bench reads up to {SCHEMA}",
+        "upgrade bench",
+    )
 
 
 def paths(results: Path) -> list[Path]:

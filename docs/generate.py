@@ -15,15 +15,20 @@ from bench import catalog
 from bench.catalog import ModelCard
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md"]
+PAGES = [ROOT / "README.md", ROOT / "docs" / "detector.md"]
+
+
+def output(*arguments: str) -> str:
+    """What `bench` writes to standard output on a terminal of 100 columns, run in the root of the checkout."""
+    command = [sys.executable, "-m", "bench.cli", *arguments]
+    environ = {**os.environ, "COLUMNS": "100"}
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=True)
+    return done.stdout.replace("python -m bench.cli", "bench").rstrip()
 
 
 def printed(*arguments: str) -> str:
-    """What `bench` prints on a terminal of 100 columns."""
-    command = [sys.executable, "-m", "bench.cli", *arguments]
-    done = subprocess.run(command, env={**os.environ, "COLUMNS": "100"}, capture_output=True, text=True, check=True)
-    text = done.stdout.replace("python -m bench.cli", "bench")
-    return f"```\n$ bench {' '.join(arguments)}\n{text.rstrip()}\n```"
+    """A command and its output, as a block of code."""
+    return f"```\n$ bench {' '.join(arguments)}\n{output(*arguments)}\n```"
 
 
 def families() -> str:
@@ -40,10 +45,12 @@ def _span(cards: Iterable[ModelCard], field: str, unit: float) -> str:
     return f"{counts[0]:.3g} – {counts[-1]:.3g}"
 
 
+LIVE = "selfcheck live --report --format markdown --file docs/selfcheck-live.jsonl"
 BLOCKS = {
     "help": lambda: printed("--help"),
     "run-help": lambda: printed("run", "--help"),
     "families": families,
+    "live": lambda: output(*LIVE.split()),
 }
 
 

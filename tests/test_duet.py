@@ -95,6 +95,20 @@ def test_worker_is_stopped_between_its_verbs(start):
     assert after.threads == before.threads
 
 
+def test_cpu_time_of_a_worker_stands_still_while_it_rests(start):
+    worker = start()
+    worker.open()
+    before = worker.spent_cpu_ns()
+    assert before > 1_000_000  # it has imported all that
+    time.sleep(0.02)
+    assert worker.spent_cpu_ns() == before
+    worker.block(2000, 1e3)
+    assert worker.spent_cpu_ns() > before
+    os.kill(worker.pid, signal.SIGKILL)
+    eventually(lambda: gone(worker.pid))
+    assert worker.spent_cpu_ns() >= before
+
+
 def test_nothing_is_left_of_a_stopped_worker(start, tmp_path):
     with LiveWorker(order(), {}, 20.0, tmp_path / "other") as worker:
         worker.open()

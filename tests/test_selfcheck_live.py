@@ -13,6 +13,7 @@ from command import BENCH, environ
 
 from bench import calibration, environment, verdict
 from bench.artifacts import default_root
+from bench.errors import UsageError
 from bench.progress import Quiet
 from bench.selfcheck import live
 from bench.selfcheck.live import Cell, Trial, Wanted
@@ -38,6 +39,15 @@ def test_acceptance_counts_what_the_file_has():
     assert left.count(slow) == 1
     assert len(left) == (3 + 2) * 2 - 3
     assert list(live.order(wanted, [*before, *(trial(cell=cell) for cell in left)])) == []
+
+
+def test_a_file_from_elsewhere_is_reported_unless_it_is_of_several_machines():
+    here, there = trial(), trial(machine="f" * 12)
+    assert live.shown_machine([], HERE) == HERE
+    assert live.shown_machine([here, there], HERE) == HERE
+    assert live.shown_machine([there], HERE) == "f" * 12
+    with pytest.raises(UsageError, match="of eeeeeeeeeeee, ffffffffffff"):
+        live.shown_machine([there, trial(machine="e" * 12)], HERE)
 
 
 def test_cells_take_turns():

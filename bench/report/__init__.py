@@ -1,24 +1,28 @@
 """What a report is: rows, and tables of rounded cells; every other file with a `render` here is a format of it."""
 
+import contextlib
+import gc
 import shlex
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
-
-import msgspec
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from bench import catalog, environment, published, store
 from bench import formats as choices
 from bench.catalog import ModelCard
 from bench.errors import UsageError, unknown
+from bench.published import Campaign, Latency
 from bench.report import rows
 from bench.report.rows import OWN, Row, family_of
-from bench.schema import Record
-from bench.store import Header, Run
+from bench.schema import Case, Record
+from bench.store import Header, Run, Unreadable
+
+if TYPE_CHECKING:
+    from bench.report.paddleclas import Origin
 
 Source = Literal["measured", "published", "both"]
 Layout = Literal["default", "paddleclas"]
@@ -48,7 +52,7 @@ class Report:
 
     `notes` hold for all tables; `environment` has a line for each machine as it was; `command` is that which makes the
     report again, less its `--format`; `warnings` are for standard error. With `provenance` every figure of a table
-    says where it is from.
+    says where it is from. `results` is where the records are, `asked` what of them, by the name of the option.
     """
 
     rows: list[Row]
@@ -57,10 +61,12 @@ class Report:
     layout: Layout = "default"
     language: Language = "en"
     provenance: bool = False
+    results: Path = Path("results")
     notes: tuple[str, ...] = ()
     environment: tuple[str, ...] = ()
     command: str = ""
     warnings: tuple[str, ...] = ()
+    asked: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def tables(self) -> list[Table]:
@@ -68,17 +74,26 @@ class Report:
         if self.layout == "paddleclas":
             from bench.report import paddleclas
 
-            return paddleclas.pages(self)
+            return paddleclas.tables(self)
         from bench.report import tables
 
-        return tables.default(self.rows, self.cards)
+        return tables.default(self.rows, self.cards, self.provenance)
 
     @cached_property
     def latency(self) -> list[Table]:
-        """The one table that a terminal shows; it needs no pandas."""
+        """The one table that a terminal shows, or the published pages; neither needs pandas."""
+        if self.layout == "paddleclas":
+            return self.tables
         from bench.report import tables
 
-        return tables.latency(self.rows)
+        return tables.latency(self.rows, self.provenance)
+
+    @cached_property
+    def origins(self) -> "list[Origin]":
+        """Where each figure of the published pages is from, if asked for; other layouts have it in their rows."""
+        from bench.report import paddleclas
+
+        return paddleclas.origins(self) if self.provenance and self.layout == "paddleclas" else []
 
 
 class Format(Protocol):
@@ -101,7 +116,9 @@ def get(name: str) -> Format:
 
 def one_line(text: str) -> str:
     """`text` with whatever moves a cursor, breaks a line or reverses a direction made a blank."""
-    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    if not text.isprintable():
+        text = "".join(char if char.isprintable() else " " for char in text)
+    return " ".join(text.split())
 
 
 def width(text: str) -> int:
@@ -126,8 +143,9 @@ def build(
     """The report on the records below `results`, or in that file, and on published figures: what is asked for of them.
 
     `family` is spelt with any case and punctuation, `model` may be a glob. Of published figures the canonical ones
-    count; a layout that regenerates pages picks its own. Raises UsageError where nothing is left to report, and for
-    a file of a newer bench; lines that can't be read are left out with a warning.
+    count; a layout that regenerates pages picks its own. What can't be read of a folder (damaged lines, copies of
+    records, files and lines of a newer bench) is left out with a warning, and the rest reported. Raises UsageError
+    where nothing is left to report, and for a file asked for by itself that can't be read or is of a newer bench.
     """
     named = {
         "family": family,
@@ -140,11 +158,12 @@ def build(
     asked = {name: value for name, value in named.items() if value is not None}
     cards = catalog.cards()
     reading = Reading(asked, cards)
-    found = rows.rows(reading.runs(results), cards, interval) if source != "published" else []
+    found = reading.rows(results, interval) if source != "published" else []
     if source != "measured":
-        quoted = rows.quoted(each for each in published.latencies() if each.canonical)
+        quoted = rows.quoted(_quotable(layout, reading.asked.get("family")))
         found = sorted([*found, *filter(reading.wanted, quoted)], key=rows.order(cards))
-    if not found:
+        reading.warnings += published.troubles(all_tables=layout == "paddleclas")
+    if not found and not _paged(source, layout, reading.asked):
         raise reading.nothing(results)
     words = {"source": source, "layout": layout, "lang": language}
     return Report(
@@ -154,11 +173,31 @@ def build(
         layout=layout,
         language=language,
         provenance=provenance,
-        notes=_strangers(found, reading.headers),
+        results=results,
+        notes=strangers(found, reading.headers),
         environment=_environments(found, reading.headers),
         command=_command(results, {**_changed(words), **asked}, provenance),
         warnings=tuple(reading.warnings),
+        asked=reading.asked,
     )
+
+
+def _quotable(layout: Layout, family: str | None) -> Iterable[Latency]:
+    """The published latencies that a layout shows."""
+    if layout == "default":
+        return (each for each in published.latencies() if each.canonical)
+    from bench.report import paddleclas
+
+    return paddleclas.latencies(family)
+
+
+def _paged(source: Source, layout: Layout, asked: Mapping[str, str]) -> bool:
+    """Whether there are tables without any latency: some published pages have none."""
+    if source == "measured" or layout == "default":
+        return False
+    from bench.report import paddleclas
+
+    return paddleclas.shows(asked)
 
 
 DEFAULTS = {"source": "measured", "layout": "default", "lang": "en"}
@@ -188,43 +227,78 @@ class Reading:
         }
         self.headers: list[Header] = []
         self.warnings: list[str] = []
+        self.refusals: list[UsageError] = []
+        self._read_before: set[int] = set()
+        self._fitting: dict[tuple[Case, str], bool] = {}
+
+    def rows(self, results: Path, interval: str | None = None) -> list[Row]:
+        """Of the newest records that are asked for, as `runs` reads them."""
+        with _uncollected():
+            return rows.rows(self.runs(results), self.cards, interval)
 
     def runs(self, results: Path) -> Iterator[Run]:
-        for path in store.paths(results):
-            run = self._read(path, results)
-            if run:
-                self.headers += run.headers
-                yield msgspec.structs.replace(
-                    run, records=tuple(record for record in run.records if self._wanted(record))
-                )
+        """The runs below `results`; what can't be read of a folder is left out with a warning.
 
-    def _read(self, path: Path, results: Path) -> Run | None:
-        try:
-            run = store.read(path)
-        except store.NoRun as error:
-            if path == results:
-                raise
-            # A run that was killed while it wrote its header must not hide the others.
-            self.warnings.append(f"left out: {error}")
-            return None
-        if run.damaged:
-            lines = "1 line" if run.damaged == 1 else f"{run.damaged} lines"
-            self.warnings.append(f"{path}: {lines} left out; damaged, or cut off in the middle")
-        return run
+        Where `results` is the file itself that can't be read, or a newer bench wrote it, that raises UsageError.
+        """
+        for path in store.paths(results):
+            try:
+                run = self._read(path, alone=path == results)
+            except UsageError as error:
+                if path == results:
+                    raise
+                # A run that was killed while it wrote its header must not hide the others.
+                self._refuse(error)
+                continue
+            self.headers += run.headers
+            yield run
+
+    def _read(self, path: Path, alone: bool) -> Run:
+        troubles = Troubles(path)
+        headers: list[Header] = []
+        records: list[Record] = []
+        some = False
+        for number, line in store.lines(path):
+            if isinstance(line, Unreadable):
+                if line.newer and alone:
+                    raise store.refusal(path, number, line)
+                troubles.note(number, line)
+            elif isinstance(line, Header):
+                headers.append(line)
+            elif isinstance(line, Record):
+                some = True
+                if not self._is_new(line):
+                    troubles.repeated.append(number)
+                elif self._wanted(line):
+                    records.append(rows.lean(line))
+        if not headers and not some:
+            raise troubles.newer or store.no_run(path)
+        if troubles.newer:
+            self._refuse(troubles.newer)
+        self.warnings += troubles.lines(headers=bool(headers))
+        return Run(path=path, headers=tuple(headers), records=tuple(records))
+
+    def _refuse(self, error: UsageError) -> None:
+        self.refusals.append(error)
+        self.warnings.append(f"left out: {error}")
+
+    def _is_new(self, record: Record) -> bool:
+        """Whether it is no copy of one that was read before, as files that were put together have them."""
+        identity = hash((record.run_id, record.case, record.repetition, record.started_at))
+        known = identity in self._read_before
+        self._read_before.add(identity)
+        return not known
 
     def _wanted(self, record: Record) -> bool:
         intervals = record.measurement.intervals if record.measurement else record.settings.intervals
         self.seen["interval"].update(intervals)
-        case = record.case
-        return self._fits(
-            {
-                "family": family_of(case.model, self.cards),
-                "device": case.device,
-                "model": case.model,
-                "backend": case.backend,
-                "run": record.run_id,
-            }
-        )
+        case, run_id = record.case, record.run_id
+        if (case, run_id) not in self._fitting:
+            family = family_of(case.model, self.cards)
+            self._fitting[case, run_id] = self._fits(
+                {"family": family, "device": case.device, "model": case.model, "backend": case.backend, "run": run_id}
+            )
+        return self._fitting[case, run_id]
 
     def wanted(self, row: Row) -> bool:
         """Whether a row of published figures is asked for; it belongs to no run."""
@@ -238,6 +312,8 @@ class Reading:
 
     def nothing(self, results: Path) -> UsageError:
         """Why there is no row, and what there is instead."""
+        if self.refusals and not self.seen["model"]:
+            return self.refusals[0]
         if not self.seen["model"]:
             found = "no case in it has been tried yet" if self.headers else "it holds no run"
             found = found if results.exists() else "there is no such file or folder"
@@ -250,6 +326,51 @@ class Reading:
                 return unknown(f"results of {name}", wanted, sorted(there), LIST_RESULTS)
         wanted = ", ".join(f"{name} {value}" for name, value in self.asked.items())
         return UsageError(f"no results of {wanted} together", "there are some of each", LIST_RESULTS)
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the garbage collector: records hold no cycles, and it would walk through all of them time and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@dataclass
+class Troubles:
+    """What is wrong with a file that is read nevertheless: the numbers of the lines that were left out."""
+
+    path: Path
+    damaged: list[int] = field(default_factory=list)
+    repeated: list[int] = field(default_factory=list)
+    newer: UsageError | None = None
+
+    def note(self, number: int, line: Unreadable) -> None:
+        if not line.newer:
+            self.damaged.append(number)
+        elif not self.newer:
+            self.newer = store.refusal(self.path, number, line)
+
+    def lines(self, headers: bool) -> Iterator[str]:
+        if self.damaged:
+            yield f"{self.path}: {_numbered(self.damaged)} left out; damaged, or cut off in the middle"
+        if self.repeated:
+            yield f"{self.path}: {_numbered(self.repeated)} left out; the same records were read before"
+        if not headers:
+            yield f"{self.path}: no header line can be read; its records are reported, their machine is unknown"
+
+
+def _numbered(numbers: list[int]) -> str:
+    """`2 lines (7, 12)`; of many the first ones."""
+    shown = ", ".join(map(str, numbers[:MOST_NUMBERS])) + ", …" * (len(numbers) > MOST_NUMBERS)
+    return f"{len(numbers)} line{'s' * (len(numbers) > 1)} ({shown})"
+
+
+MOST_NUMBERS = 5
 
 
 def _spelt(family: str) -> str:
@@ -265,7 +386,7 @@ def _fits(name: str, value: str, wanted: str) -> bool:
 # Where it was measured
 
 
-def _strangers(found: Iterable[Row], headers: Iterable[Header]) -> tuple[str, ...]:
+def strangers(found: Iterable[Row], headers: Iterable[Header]) -> tuple[str, ...]:
     """A note on each device whose rows come from different machines: `cpu` is whatever machine it was."""
     classes = {header.environment_id: environment.machine_class(header.environment) for header in headers}
     machines: dict[str, dict[str, str]] = {}
@@ -281,15 +402,31 @@ def _strangers(found: Iterable[Row], headers: Iterable[Header]) -> tuple[str, ..
 
 
 def _environments(found: Iterable[Row], headers: Iterable[Header]) -> tuple[str, ...]:
-    """A line for each environment that rows come from: the machine, its software, and the runs."""
-    shown = dict.fromkeys((row.environment_id, row.run_id) for row in found)
+    """A line for each environment that rows come from: the machine, its software, and the runs; or the campaign."""
+    shown = dict.fromkeys((row.environment_id, row.run_id) for row in found if row.source == "measured")
     known = {(header.environment_id, header.run_id): header for header in headers}
     lines: dict[str, list[str]] = {}
     for environment_id, run_id in sorted(shown, key=lambda pair: pair[1]):
         header = known.get((environment_id, run_id))
         machine = machine_line(header.environment) if header else "unknown environment"
         lines.setdefault(machine, []).append(_run_line(run_id, header))
-    return tuple(f"{machine}; {', '.join(runs)}" for machine, runs in lines.items())
+    measured = (f"{machine}; {', '.join(runs)}" for machine, runs in lines.items())
+    named = dict.fromkeys(row.campaign for row in found if row.campaign)
+    return (*measured, *(campaign_line(published.campaigns()[name]) for name in named))
+
+
+def campaign_line(campaign: Campaign) -> str:
+    """How published figures were measured, in the words of their documents."""
+    said = {
+        "engine": f"{campaign.engine} {campaign.engine_version}",
+        "runs": campaign.runs,
+        "warm-up": campaign.warmup,
+        "statistic": campaign.statistic,
+        "timed": campaign.timing_scope,
+        "published": campaign.published,
+    }
+    words = "; ".join(f"{name}: {text.strip()}" for name, text in said.items() if text.strip())
+    return f"{campaign.device} as published, measured by the zoo ({campaign.campaign}): {campaign.hardware}; {words}"
 
 
 def _run_line(run_id: str, header: Header | None) -> str:

@@ -1,7 +1,8 @@
-"""The rows with the columns of the JSON, for spreadsheets; lists are joined by "; ", unknown is empty."""
+"""The rows with the columns of the JSON, for spreadsheets and pandas: unknown is empty, lists and options are JSON."""
 
 import csv
 import io
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -13,17 +14,21 @@ suffix = ".csv"
 
 
 def render(report: Report) -> str:
+    lines = report.origins or report.rows
+    columns = lines[0].__struct_fields__ if lines else Row.__struct_fields__
+    return written(columns, map(msgspec.structs.astuple, lines))
+
+
+def written(columns: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(Row.__struct_fields__)
-    writer.writerows([_cell(value) for value in msgspec.structs.astuple(row)] for row in report.rows)
+    writer.writerow(columns)
+    writer.writerows([_cell(value) for value in row] for row in rows)
     return text.getvalue()
 
 
 def _cell(value: Any) -> Any:
     """Numbers in full, so that nothing is lost on the way."""
-    if isinstance(value, dict):
-        value = tuple(f"{name}={setting}" for name, setting in value.items())
-    if isinstance(value, tuple):
-        value = "; ".join(value)
+    if isinstance(value, dict | tuple):
+        value = msgspec.json.encode(value).decode()
     return one_line(value) if isinstance(value, str) else value

@@ -8,4 +8,4 @@ suffix = ".json"
 
 
 def render(report: Report) -> str:
-    return msgspec.json.format(msgspec.json.encode(report.rows), indent=2).decode() + "\n"
+    return msgspec.json.format(msgspec.json.encode(report.origins or report.rows), indent=2).decode() + "\n"

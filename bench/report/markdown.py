@@ -11,20 +11,26 @@ suffix = ".md"
 SYNTAX = re.compile(r"[\\`*<>|~#]|(?<![^\W_])_+|_+(?![^\W_])|\](?=[(:])|&(?=#?\w+;)")
 START = re.compile(r"^(\d*)([-+.)])")
 RULES = {"l": ":--", "r": "--:"}
+HEADINGS = {
+    "en": ("Latency report", "Environment", "How to make this page again"),
+    "zh": ("延迟报告", "环境", "如何重新生成本页"),
+}
 
 
 def render(report: Report) -> str:
-    parts = [["# Latency report"], _list(report.notes), *map(_table, report.tables)]
-    parts += [["## Environment"], _list(report.environment)]
-    parts += [["## How to make this page again"], [f"    {one_line(report.command)} --format markdown"]]
+    title, environment, again = HEADINGS[report.language]
+    parts = [[f"# {title}"], _list(report.notes), *map(lines, report.tables)]
+    parts += [[f"## {environment}"], _list(report.environment)]
+    parts += [[f"## {again}"], [f"    {one_line(report.command)} --format markdown"]]
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
 
 
-def _table(table: Table) -> list[str]:
-    lines = [_line(map(_escaped, table.columns)), _line(RULES[side] for side in table.align)]
-    lines += [_line(_cells(table, index)) for index in range(len(table.rows))]
+def lines(table: Table) -> list[str]:
+    """A table under its title, with its notes."""
+    cells = [_line(map(_escaped, table.columns)), _line(RULES[side] for side in table.align)]
+    cells += [_line(_cells(table, index)) for index in range(len(table.rows))]
     notes = ["", *_list(table.notes)] if table.notes else []
-    return [f"## {_escaped(table.title)}", "", *lines, *notes]
+    return [f"## {_escaped(table.title)}", "", *cells, *notes]
 
 
 def _cells(table: Table, index: int) -> Iterator[str]:

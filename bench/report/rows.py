@@ -2,15 +2,15 @@
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, get_args
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, cast, get_args
 
 import msgspec
 
 from bench import backends, published, stats, store
 from bench.catalog import ModelCard
 from bench.published import Latency
-from bench.schema import Artifact, Case, Frozen, Interval, Measurement, Precision, Record, Samples, Status
+from bench.schema import Artifact, Case, Frozen, Interval, Measurement, Precision, Record, Samples, Status, Telemetry
 from bench.store import Run
 
 INTERVALS: tuple[Interval, ...] = get_args(Interval)
@@ -93,7 +93,8 @@ class Repetition(msgspec.Struct, frozen=True):
 def rows(runs: Iterable[Run], cards: Mapping[str, ModelCard], interval: str | None = None) -> list[Row]:
     """A row for each case and interval, all of them or one, in the order of the catalog.
 
-    Runs are read one after another and superseded records let go, so `runs` had better be an iterator.
+    Runs are read one after another and superseded records let go, so `runs` had better be an iterator. Of a record
+    `lean` keeps what is needed here.
     """
     held = newest(runs)
     keys = [key for key in held if interval in (None, key[1])]
@@ -179,6 +180,30 @@ def _quoted(latency: Latency) -> Row:
 # Which records count
 
 
+def lean(record: Record) -> Record:
+    """The record without what no row tells: most of its size is what happened beside each sample."""
+    return msgspec.structs.replace(
+        record,
+        log="",
+        semantics={},
+        requested={},
+        effective={},
+        telemetry={"spent_ns": record.telemetry.get("spent_ns")},
+        measurement=_lean(record.measurement) if record.measurement else None,
+    )
+
+
+def _lean(measurement: Measurement) -> Measurement:
+    kept = {
+        interval: msgspec.structs.replace(samples, warmup_ns=(), telemetry=NO_TELEMETRY)
+        for interval, samples in measurement.intervals.items()
+    }
+    return msgspec.structs.replace(measurement, intervals=kept)
+
+
+NO_TELEMETRY = Telemetry()
+
+
 def newest(runs: Iterable[Run]) -> dict[Key, list[Record]]:
     """The records of each case and interval, from the run that tried it last."""
     held: dict[Key, list[Record]] = {}
@@ -227,12 +252,23 @@ def _pool(attempts: list[Record], interval: Interval) -> list[Repetition]:
     last = attempts[-1]
     if last.status != "ok":
         return []
+    setup = _setup(last)
     found = [
         Repetition(record, record.measurement, record.measurement.intervals[interval])
         for record in attempts
-        if record.status == "ok" and record.measurement and _setup(record) == _setup(last)
+        if record.status == "ok" and record.measurement and _setup(record) == setup
     ]
     return [repetition for repetition in found if min(repetition.samples.samples_ns, default=0) > 0]
+
+
+def case_of(row: Row) -> Case:
+    """The case of a row that was measured."""
+    return Case(row.model, row.backend, row.device, cast(Precision, row.precision), row.batch_size, row.threads)
+
+
+def repetitions(records: list[Record], interval: Interval) -> list[Repetition]:
+    """Of the records of a case and run those that make its number."""
+    return _pool(_attempts(records), interval) if records else []
 
 
 def _setup(record: Record) -> tuple[Any, ...]:
@@ -248,6 +284,7 @@ def _row(key: Key, records: list[Record], card: ModelCard | None) -> Row:
     case, interval = key
     attempts = _attempts(records)
     pool = _pool(attempts, interval)
+    known = stats.summary([repetition.samples.samples_ns for repetition in pool]) if pool else None
     last = attempts[-1]
     mute = last.status == "ok" and not pool
     validity = _validity(pool)
@@ -262,10 +299,10 @@ def _row(key: Key, records: list[Record], card: ModelCard | None) -> Row:
         evidence=tuple(f"{reason}: {evidence}" for reason, (_, evidence) in validity.items()),
         samples=sum(len(repetition.samples.samples_ns) for repetition in pool),
         repetitions=len(pool),
-        **_latency(case, pool),
+        **_latency(case, known),
         **_beside(pool),
         **_facts(card, artifact, last.settings.weights),
-        stopped=_stopped(pool),
+        stopped=_stopped(pool, interval, known),
         source="measured",
         run_id=last.run_id,
         started_at=(pool[0].record if pool else last).started_at,
@@ -278,10 +315,9 @@ def _row(key: Key, records: list[Record], card: ModelCard | None) -> Row:
 LATENCY = ("latency_ms", "ci_low_ms", "ci_high_ms", "ci_level", "p90_ms", "p99_ms", "min_ms", "mean_ms", "throughput")
 
 
-def _latency(case: Case, pool: list[Repetition]) -> dict[str, Any]:
-    if not pool:
+def _latency(case: Case, known: stats.Summary | None) -> dict[str, Any]:
+    if known is None:
         return dict.fromkeys(LATENCY)
-    known = stats.summary([repetition.samples.samples_ns for repetition in pool])
     spread = known.level > 0  # one process has no interval
     return {
         "latency_ms": known.median_ns / 1e6,
@@ -371,11 +407,13 @@ def _validity(pool: list[Repetition]) -> dict[str, tuple[int, str]]:
     return {reason: (counts[reason], evidence[reason]) for reason in sorted(counts)}
 
 
-def _stopped(pool: list[Repetition]) -> str:
+def _stopped(pool: list[Repetition], interval: Interval, known: stats.Summary | None) -> str:
     """Why no further repetition was made, judged like the runner does by the first interval."""
-    if not pool:
+    if known is None:
         return ""
-    main = [next(iter(repetition.measurement.intervals.values())) for repetition in pool]
+    mains = [next(iter(repetition.measurement.intervals.items())) for repetition in pool]
     spent_s = sum(repetition.record.telemetry.get("spent_ns") or 0 for repetition in pool) / 1e9
-    medians = [stats.median(samples.samples_ns) for samples in main]
+    medians: Sequence[float] = known.medians_ns
+    if any(main != interval for main, _ in mains):
+        medians = [stats.median(samples.samples_ns) for _, samples in mains]
     return stats.stop_reason(medians, spent_s, pool[-1].record.settings) or "interrupted"

@@ -4,8 +4,9 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bench import pareto, published
 from bench.catalog import ModelCard, Published
 from bench.errors import UsageError
 from bench.report import Table
@@ -25,8 +26,23 @@ DISAGREEMENT = 0.03
 FLOPS_OF_A_MAC = {"MACs": 1, "2xMACs": 2}
 
 
-def default(rows: Sequence[Row], cards: Mapping[str, ModelCard]) -> list[Table]:
-    return [*metrics(rows, cards), *by_batch(rows), *by_backend(rows), *details(rows)]
+def default(rows: Sequence[Row], cards: Mapping[str, ModelCard], provenance: bool = False) -> list[Table]:
+    """What to decide from comes first: of each device the models on the Pareto front, then all it ran."""
+    from bench.report import correlation
+
+    devices = [list(group) for _, group in groupby(sorted(rows, key=_device), key=_device)]
+    chosen = [table for group in devices for table in (*fronts(group), *everything(group))]
+    return [
+        *chosen,
+        *by_batch(rows, provenance),
+        *by_backend(rows),
+        *metrics(rows, cards),
+        *correlation.tables(rows),
+    ]
+
+
+def _device(row: Row) -> str:
+    return row.device
 
 
 # Rounding
@@ -59,7 +75,11 @@ def with_interval(row: Row) -> str:
     """`5.91 [5.88, 6.02]`; the interval alone is missing where there is one process."""
     ends = (row.ci_low_ms, row.ci_high_ms)
     shown = f" [{', '.join(figure(end, row.latency_ms) for end in ends)}]" if None not in ends else ""
-    return figure(row.latency_ms) + shown
+    return rounded_latency(row) + shown
+
+
+def rounded_latency(row: Row) -> str:
+    return printed(row.latency_ms) if row.source == "published" else figure(row.latency_ms)
 
 
 # Cells and notes
@@ -84,8 +104,46 @@ def latency_cell(row: Row | None, notes: Footnotes, shown: Callable[[Row], str] 
         return NONE
     if row.status != "ok":
         return notes.mark(row.status, row.reason or "no reason is on record")
-    cell = shown(row) if shown else figure(row.latency_ms)
-    return notes.mark(cell, f"{', '.join(row.validity)} repetitions") if row.validity else cell
+    cell = (shown or rounded_latency)(row)
+    return notes.mark(cell, doubts(row)) if row.validity else cell
+
+
+def doubts(row: Row) -> str:
+    """Why to distrust a number: what was seen in how many repetitions, or what is wrong with the document."""
+    if row.source == "published":
+        return "; ".join(QUALITY.get(tag, tag) for tag in row.validity)
+    return f"{', '.join(row.validity)} repetitions"
+
+
+#: the tags of published figures in words (models/published/latency.csv, column `qc`)
+QUALITY = {
+    "differs_within_2pct": "another document gives a slightly different value",
+    "disagrees_within_campaign": "another document gives a value more than 2 % away for the same measurement",
+    "transcription_error": "almost surely a typing or copying error of the document",
+    "same_values_as_other_model": "all batch sizes have the values of another architecture",
+    "device_mislabelled": "its page names another device than the one the value comes from",
+    "header_mismatch": "its table has more columns than headers",
+    "batch_not_monotonic": "a larger batch is printed as faster than a smaller one",
+    "threads_not_monotonic": "more threads are printed as slower than fewer",
+    "scales_worse_than_batch": "a batch of n is printed as more than 1.3 n times as slow as one image",
+    "thread_scaling_superlinear": "two threads are printed as more than 2.3 times as fast as one",
+    "fp16_slower_than_fp32": "fp16 is printed as slower than fp32",
+    "threads_inferred": "the number of threads is inferred, not printed",
+    "precision_assumed": "the precision is assumed, not printed",
+}
+
+
+def origin(row: Row) -> str:
+    """The run that measured it, or the document and line that it stands in."""
+    return row.document or row.run_id
+
+
+def threads(count: int) -> str:
+    return str(count) if count else NONE
+
+
+def several_sources(rows: Iterable[Row]) -> bool:
+    return len({row.source for row in rows}) > 1
 
 
 def legend(lines: Iterable[Sequence[str]], meaning: str) -> list[str]:
@@ -114,9 +172,229 @@ def by_device(rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
     for row in rows:
         groups.setdefault((row.device, row.precision), []).append(row)
     return [
-        (f"{device}, {precision}, {' and '.join(intervals_in(group))}", group)
+        (f"{device}, {precision}, {' and '.join(intervals_in(group))}{sourced(group)}", group)
         for (device, precision), group in groups.items()
     ]
+
+
+def sourced(rows: Iterable[Row]) -> str:
+    """A word of a title where not all is measured."""
+    found = sorted({row.source for row in rows})
+    return "" if found == ["measured"] else f", {' and '.join(found)}"
+
+
+# Long tables: columns
+
+
+class Column(NamedTuple):
+    """A column of a table with a row a case and interval."""
+
+    title: str
+    cell: Callable[[Row, Footnotes], str]
+    align: str = "r"
+
+
+MODEL = Column("model", lambda row, _: row.model, "l")
+SOURCE = Column("source", lambda row, _: row.source, "l")
+BACKEND = Column("backend", lambda row, _: row.backend, "l")
+INTERVAL = Column("interval", lambda row, _: row.interval, "l")
+MEDIAN = Column("median, ms", lambda row, notes: latency_cell(row, notes, with_interval))
+SHAPE = (
+    Column("batch", lambda row, _: str(row.batch_size)),
+    Column("threads", lambda row, _: threads(row.threads)),
+)
+TOP1 = Column("top-1", lambda row, _: printed(row.top1))
+P90 = Column("p90, ms", lambda row, _: figure(row.p90_ms))
+P99 = Column("p99, ms", lambda row, _: figure(row.p99_ms))
+THROUGHPUT = Column("images/s", lambda row, _: figure(row.throughput))
+STAGES = (
+    Column("first, ms", lambda row, _: figure(row.first_ms)),
+    Column("load, ms", lambda row, _: figure(row.load_ms)),
+    Column("build, ms", lambda row, _: figure(row.build_ms)),
+    Column("export, ms", lambda row, _: figure(row.export_ms)),
+)
+PARAMS = Column("params, M", lambda row, _: figure(row.params_m))
+FILE = Column("file, MB", lambda row, _: figure(row.storage_mb))
+PARITY = Column("parity error", lambda row, _: error(row.parity_max_error))
+ORIGIN = Column("from", lambda row, _: origin(row), "l")
+
+LATENCY = (
+    MODEL,
+    SOURCE,
+    BACKEND,
+    *SHAPE,
+    INTERVAL,
+    MEDIAN,
+    P90,
+    P99,
+    THROUGHPUT,
+    Column("processes", lambda row, _: str(row.repetitions or NONE)),
+)
+DECISION = (MODEL, BACKEND, TOP1, MEDIAN, P90, THROUGHPUT, *STAGES, PARAMS, FILE, PARITY, ORIGIN)
+EVERYTHING = (
+    MODEL,
+    SOURCE,
+    BACKEND,
+    *SHAPE,
+    INTERVAL,
+    TOP1,
+    MEDIAN,
+    Column("level", lambda row, _: percent(row.ci_level)),
+    P90,
+    P99,
+    Column("min, ms", lambda row, _: figure(row.min_ms)),
+    Column("mean, ms", lambda row, _: figure(row.mean_ms)),
+    THROUGHPUT,
+    *STAGES,
+    Column("memory, MB", lambda row, _: figure(row.peak_memory_mb)),
+    FILE,
+    PARITY,
+    Column("samples", lambda row, _: f"{row.samples} in {row.repetitions}" if row.samples else NONE),
+    Column("stopped by", lambda row, _: row.stopped or NONE, "l"),
+    ORIGIN,
+)
+#: what the zoos printed is a mean in most places, and a median in none
+PRINTED = MEDIAN._replace(title="latency, ms")
+#: what columns of these titles hold, said below a table that has one
+EXPLAINED = {
+    "latency, ms": "latency: measured, the median; published, as printed: what it averages stands under Environment",
+    "top-1": "top-1: as published of the network, as a fraction; not measured here",
+    "first, ms": "first, load: medians of the processes",
+    "build, ms": "build: when the engine was made; later runs took it from the cache",
+    "export, ms": "export: when the model was converted; later runs took it from the cache",
+    "memory, MB": "memory: the largest process",
+    "parity error": "parity error: largest difference from the reference's output, as a share of its range",
+    "samples": "samples: of the whole batch, in so many processes",
+    "stopped by": "stopped by: what ended the repetitions",
+    "from": "from: the run that measured it, or the document and line that it stands in",
+}
+
+
+def laid_out(
+    title: str, columns: Iterable[Column], rows: Sequence[Row], notes: Iterable[str] = (), explained: bool = True
+) -> Table:
+    """A line a row. Columns in which nothing is known of any row are left out, and a note names them.
+
+    What the others hold is `explained`, unless another table of the page does that.
+    """
+    marks = Footnotes()
+    quotes = any(row.source == "published" for row in rows)
+    wanted = [
+        PRINTED if column is MEDIAN and quotes else column
+        for column in columns
+        if column is not SOURCE or several_sources(rows)
+    ]
+    cells = {column: [column.cell(row, marks) for row in rows] for column in wanted}
+    empty = [column for column in wanted if all(cell == NONE for cell in cells[column])]
+    shown = [column for column in wanted if column not in empty]
+    titles = [column.title for column in shown]
+    lines = list(zip(*(cells[column] for column in shown), strict=True))
+    return Table(
+        title,
+        tuple(titles),
+        tuple(lines),
+        "".join(column.align for column in shown),
+        (
+            *marks.lines(),
+            *notes,
+            *_coverage(rows),
+            *legend(lines, "no number, or too few independent samples for that percentile"),
+            *(EXPLAINED[name] for name in titles if name in EXPLAINED and explained),
+            *(
+                [f"known of none of these: {', '.join(column.title.split(',')[0] for column in empty)}"]
+                if empty
+                else []
+            ),
+            *meanings(rows),
+        ),
+    )
+
+
+def _coverage(rows: Iterable[Row]) -> list[str]:
+    """How sure the intervals are."""
+    levels = {row.repetitions: percent(row.ci_level) for row in rows if row.ci_level is not None}
+    covers = ", ".join(f"{level} from {processes} processes" for processes, level in sorted(levels.items()))
+    return [f"median: of the processes' medians; [low, high] covers it with {covers}"] if covers else []
+
+
+# The front, and all
+
+
+def fronts(rows: Sequence[Row]) -> list[Table]:
+    """The models of which none is beaten: a table for each device, precision, interval and source.
+
+    Each is of the smallest batch size and, with it, the fewest threads that there are: of other points a latency may
+    be lower for no merit of the model. Rows without accuracy, and backends that measure nothing, are in none.
+    """
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.device, row.precision, row.interval, row.source), []).append(row)
+    return [table for group in groups.values() for table in _front(group)]
+
+
+def _front(group: list[Row]) -> list[Table]:
+    able = [row for row in group if row.latency_ms and row.top1 is not None and is_runtime(row.backend)]
+    if not able:
+        return []
+    batch_size, count = point = min((row.batch_size, row.threads) for row in able)
+    chosen = [row for row in able if (row.batch_size, row.threads) == point]
+    best = sorted(on_front(chosen), key=lambda row: (row.latency_ms, row.model))
+    where = f"batch {batch_size}{f', {count} thread' + 's' * (count > 1) if count else ''}"
+    first = group[0]
+    models = len({row.model for row in chosen})
+    notes = [
+        f"of {models} model{'s' * (models > 1)}: none of the others is as accurate and surely faster, "
+        "or as fast and more accurate; intervals that overlap decide nothing",
+        f"the smallest batch size and fewest threads there are; others with: bench pick --device {first.device}",
+        *_outside(group, chosen),
+        *_weights_notes(chosen),
+    ]
+    title = f"Pareto front: {first.device}, {first.precision}, {first.interval}, {where}{sourced(group)}"
+    return [laid_out(title, DECISION, best, notes, explained=False)]
+
+
+def on_front(rows: Sequence[Row]) -> list[Row]:
+    """Those that none of the others dominates in accuracy and latency. All must have both."""
+    stands = pareto.front([choice(row) for row in rows])
+    return [row for row, stand in zip(rows, stands, strict=True) if stand]
+
+
+def choice(row: Row) -> pareto.Choice:
+    """One process, or a published figure, counts as if it were exact: nothing is known of its spread."""
+    latency_ms = row.latency_ms or math.nan
+    low = latency_ms if row.ci_low_ms is None else row.ci_low_ms
+    high = latency_ms if row.ci_high_ms is None else row.ci_high_ms
+    return pareto.Choice(low, high, row.top1 or 0.0)
+
+
+def _outside(group: Iterable[Row], chosen: Iterable[Row]) -> list[str]:
+    """Models that a reader may miss."""
+    missing = dict.fromkeys(row.model for row in group) | {}
+    for row in chosen:
+        missing.pop(row.model, None)
+    named = ", ".join(list(missing)[:MOST_NAMED]) + ", …" * (len(missing) > MOST_NAMED)
+    return [f"not compared, for want of an accuracy or of a latency at this point: {named}"] * bool(missing)
+
+
+MOST_NAMED = 8
+
+
+def everything(rows: Sequence[Row]) -> list[Table]:
+    """All that was measured or published, a row a case and interval."""
+    return [
+        laid_out(f"All: {words}", EVERYTHING, group, dict.fromkeys(_options(row) for row in group if row.options))
+        for words, group in by_device(rows)
+    ]
+
+
+def _options(row: Row) -> str:
+    return f"{row.backend} ran with {', '.join(f'{name}={value}' for name, value in row.options.items())}"
+
+
+def latency(rows: Sequence[Row], provenance: bool = False) -> list[Table]:
+    """What one wants to see first, a row a case and interval; it needs no pandas."""
+    columns = (*LATENCY, *[ORIGIN] * provenance)
+    return [laid_out(f"Latency: {words}", columns, group) for words, group in by_device(rows)]
 
 
 # Metrics
@@ -126,7 +404,7 @@ def metrics(rows: Sequence[Row], cards: Mapping[str, ModelCard]) -> list[Table]:
     """A row a model: what was counted, and what was published, in columns of their own."""
     notes = Footnotes()
     models = {model: list(group) for model, group in groupby(sorted(rows, key=_place(rows)), key=lambda row: row.model)}
-    lines = [_metrics_line(group, _published(cards.get(model)), notes) for model, group in models.items()]
+    lines = [_metrics_line(group, _published(model, cards), notes) for model, group in models.items()]
     explained = [
         "top-1, top-5: as published, as fractions",
         "GMACs, GFLOPs (2 x GMACs), params: counted, convolutions and matrix products, trained parameters",
@@ -158,17 +436,21 @@ def _place(rows: Iterable[Row]) -> Callable[[Row], int]:
     return lambda row: places[row.model]
 
 
-def _published(card: ModelCard | None) -> Published:
-    return card.published if card else Published()
+def _published(model: str, cards: Mapping[str, ModelCard]) -> Published:
+    """From its card; what has none, but stands in the zoo's documents, from those."""
+    if model in cards:
+        return cards[model].published
+    quoted = published.models().get(model)
+    return Published(**{name: getattr(quoted, name) for name in Published.__struct_fields__}) if quoted else Published()
 
 
-def _metrics_line(group: list[Row], published: Published, notes: Footnotes) -> tuple[str, ...]:
+def _metrics_line(group: list[Row], printed_: Published, notes: Footnotes) -> tuple[str, ...]:
     gmacs, params_m = _known(group, "gmacs"), _known(group, "params_m")
-    flops_of_a_mac = FLOPS_OF_A_MAC.get(published.flops_convention)
+    flops_of_a_mac = FLOPS_OF_A_MAC.get(printed_.flops_convention)
     counted = gmacs * flops_of_a_mac if gmacs is not None and flops_of_a_mac else None
-    flops = printed(published.flops_g)
-    if published.flops_g is not None:
-        flops += f" ({published.flops_convention or 'unclear'})"
+    flops = printed(printed_.flops_g)
+    if printed_.flops_g is not None:
+        flops += f" ({printed_.flops_convention or 'unclear'})"
     return (
         group[0].model,
         printed(_known(group, "top1")),
@@ -176,11 +458,11 @@ def _metrics_line(group: list[Row], published: Published, notes: Footnotes) -> t
         figure(gmacs),
         figure(None if gmacs is None else 2 * gmacs),
         figure(params_m),
-        _disputed(flops, published.flops_g, counted, notes),
-        _disputed(printed(published.params_m), published.params_m, params_m, notes),
+        _disputed(flops, printed_.flops_g, counted, notes),
+        _disputed(printed(printed_.params_m), printed_.params_m, params_m, notes),
         _range([each.storage_mb for each in group if each.storage_mb is not None]),
-        printed(published.storage_mb),
-        published.source or NONE,
+        printed(printed_.storage_mb),
+        printed_.source or NONE,
     )
 
 
@@ -248,46 +530,71 @@ def grid(frame: "pandas.DataFrame") -> list[tuple[tuple[Any, ...], list[Row | No
     ]
 
 
-def by_batch(rows: Sequence[Row]) -> list[Table]:
-    """A row a model, backend and interval; a column a batch size and number of threads."""
-    return [_by_batch(words, group) for words, group in by_device(rows)]
+def by_batch(rows: Sequence[Row], provenance: bool = False) -> list[Table]:
+    """A row a model, source, backend and interval; a column a batch size and number of threads.
+
+    With `provenance` a footnote says of each figure where it is from.
+    """
+    return [_by_batch(words, group, provenance) for words, group in by_device(rows)]
 
 
-def _by_batch(words: str, rows: list[Row]) -> Table:
+def _by_batch(words: str, rows: list[Row], provenance: bool) -> Table:
     notes = Footnotes()
-    wide = pivot(rows, ("model", "backend", "interval"), ("batch_size", "threads"))
-    lines = [(*key, *(latency_cell(row, notes) for row in line)) for key, line in grid(wide)]
+    down = ("model", *SOURCES[several_sources(rows)], "backend", "interval")
+    wide = pivot(rows, down, ("batch_size", "threads"))
+    lines = [(*key, *(_traced(row, notes, provenance) for row in line)) for key, line in grid(wide)]
     return Table(
         f"Latency by batch size and threads: {words}",
-        ("model", "backend", "interval", *(f"bs{batch_size} t{threads}, ms" for batch_size, threads in wide.columns)),
+        (*down, *(_point(batch_size, count) for batch_size, count in wide.columns)),
         tuple(lines),
-        "lll" + "r" * len(wide.columns),
+        "l" * len(down) + "r" * len(wide.columns),
         (*notes.lines(), *legend(lines, "not measured"), *meanings(rows)),
     )
 
 
+#: the index of a wide table has the source where there are several: figures of two are never in one line
+SOURCES: dict[bool, tuple[str, ...]] = {False: (), True: ("source",)}
+
+
+def _point(batch_size: int, count: int) -> str:
+    return f"bs{batch_size}{f' t{count}' if count else ''}, ms"
+
+
+def _traced(row: Row | None, notes: Footnotes, provenance: bool) -> str:
+    cell = latency_cell(row, notes)
+    return notes.mark(cell, f"from {origin(row)}") if row and provenance else cell
+
+
 def by_backend(rows: Sequence[Row]) -> list[Table]:
-    """Backends side by side, each with its ratio to the fastest; no table where there is but one."""
+    """Backends side by side, each with its ratio to the fastest; no table where no source has more than one."""
     real = [row for row in rows if is_runtime(row.backend)]
-    return [_by_backend(words, group) for words, group in by_device(real) if len(backends_in(group)) > 1]
+    return [_by_backend(words, group) for words, group in by_device(real) if _rivals(group)]
+
+
+def _rivals(rows: Sequence[Row]) -> bool:
+    pairs = {(row.source, row.backend) for row in rows}
+    return len(pairs) > len({source for source, _ in pairs})
 
 
 def _by_backend(words: str, rows: list[Row]) -> Table:
     notes = Footnotes()
-    wide = pivot(rows, ("model", "batch_size", "threads", "interval"), ("backend",))
+    several = SOURCES[several_sources(rows)]
+    wide = pivot(rows, ("model", *several, "batch_size", "threads", "interval"), ("backend",))
     names = list(wide.columns)
+    left = 4 + len(several)
     lines, bold = [], set()
     for index, (key, line) in enumerate(grid(wide)):
         fastest = _fastest(line)
-        model, batch_size, threads, interval = key
-        lines.append((model, str(batch_size), str(threads), interval, *_compared(line, fastest, notes)))
+        *named, batch_size, count, interval = key
+        lines.append((*named, str(batch_size), threads(count), interval, *_compared(line, fastest, notes)))
         if fastest:
-            bold.add((index, 4 + 2 * names.index(fastest.backend)))
+            bold.add((index, left + 2 * names.index(fastest.backend)))
+    heads = ("model", *several, "batch", "threads", "interval")
     return Table(
         f"Backends side by side: {words}",
-        ("model", "batch", "threads", "interval", *(word for name in names for word in (f"{name}, ms", "ratio"))),
+        (*heads, *(word for name in names for word in (f"{name}, ms", "ratio"))),
         tuple(lines),
-        "lrrl" + "rr" * len(names),
+        "l" * (left - 3) + "rrl" + "rr" * len(names),
         (*notes.lines(), *legend(lines, "no number"), "ratio: to the fastest backend of the line", *meanings(rows)),
         frozenset(bold),
     )
@@ -312,114 +619,3 @@ def _compared(line: list[Row | None], fastest: Row | None, notes: Footnotes) -> 
             )
         else:
             yield figure(row.latency_ms / fastest.latency_ms)
-
-
-# Long tables
-
-
-def latency(rows: Sequence[Row]) -> list[Table]:
-    """A row a case and interval, with what one wants to see first."""
-    return [_latency(words, group) for words, group in by_device(rows)]
-
-
-def _latency(words: str, rows: list[Row]) -> Table:
-    notes = Footnotes()
-    lines = [
-        (
-            row.model,
-            row.backend,
-            str(row.batch_size),
-            str(row.threads),
-            row.interval,
-            latency_cell(row, notes, with_interval),
-            figure(row.p90_ms),
-            figure(row.p99_ms),
-            figure(row.throughput),
-            str(row.repetitions or NONE),
-        )
-        for row in rows
-    ]
-    return Table(f"Latency: {words}", LATENCY, tuple(lines), "llrrlrrrrr", (*notes.lines(), *_long_notes(rows, lines)))
-
-
-LATENCY = (
-    "model",
-    "backend",
-    "batch",
-    "threads",
-    "interval",
-    "median, ms",
-    "p90, ms",
-    "p99, ms",
-    "images/s",
-    "processes",
-)
-
-
-def _long_notes(rows: list[Row], lines: Iterable[Sequence[str]]) -> list[str]:
-    levels = {row.repetitions: percent(row.ci_level) for row in rows if row.ci_level is not None}
-    covers = ", ".join(f"{level} from {processes} processes" for processes, level in sorted(levels.items()))
-    return [
-        *([f"median: of the processes' medians; [low, high] covers it with {covers}"] if covers else []),
-        *legend(lines, "no number, or too few independent samples for that percentile"),
-        *meanings(rows),
-    ]
-
-
-def details(rows: Sequence[Row]) -> list[Table]:
-    """All that was measured, a row a case and interval."""
-    return [_details(words, group) for words, group in by_device(rows)]
-
-
-def _details(words: str, rows: list[Row]) -> Table:
-    notes = Footnotes()
-    lines = [tuple(cell(row, notes) for cell in DETAILS.values()) for row in rows]
-    ran = dict.fromkeys(_options(row) for row in rows if row.options)
-    return Table(
-        f"Details: {words}",
-        tuple(DETAILS),
-        tuple(lines),
-        "llrrl" + "r" * (len(DETAILS) - 8) + "lll",
-        (*notes.lines(), *_long_notes(rows, lines), *PROCESS_NOTES, *ran),
-    )
-
-
-def _options(row: Row) -> str:
-    return f"{row.backend} ran with {', '.join(f'{name}={value}' for name, value in row.options.items())}"
-
-
-def _number_or_status(row: Row, notes: Footnotes) -> str:
-    """As in the other tables, but validity has a column of its own here."""
-    return with_interval(row) if row.status == "ok" else latency_cell(row, notes)
-
-
-DETAILS: dict[str, Callable[[Row, Footnotes], str]] = {
-    "model": lambda row, _: row.model,
-    "backend": lambda row, _: row.backend,
-    "batch": lambda row, _: str(row.batch_size),
-    "threads": lambda row, _: str(row.threads),
-    "interval": lambda row, _: row.interval,
-    "median, ms": _number_or_status,
-    "level": lambda row, _: percent(row.ci_level),
-    "p90, ms": lambda row, _: figure(row.p90_ms),
-    "p99, ms": lambda row, _: figure(row.p99_ms),
-    "min, ms": lambda row, _: figure(row.min_ms),
-    "mean, ms": lambda row, _: figure(row.mean_ms),
-    "images/s": lambda row, _: figure(row.throughput),
-    "first, ms": lambda row, _: figure(row.first_ms),
-    "load, ms": lambda row, _: figure(row.load_ms),
-    "build, ms": lambda row, _: figure(row.build_ms),
-    "export, ms": lambda row, _: figure(row.export_ms),
-    "memory, MB": lambda row, _: figure(row.peak_memory_mb),
-    "parity error": lambda row, _: error(row.parity_max_error),
-    "samples": lambda row, _: f"{row.samples} in {row.repetitions}" if row.samples else NONE,
-    "stopped by": lambda row, _: row.stopped or NONE,
-    "validity": lambda row, _: ", ".join(row.validity) or ("sound" if row.status == "ok" else NONE),
-    "run": lambda row, _: row.run_id,
-}
-PROCESS_NOTES = (
-    "first, load: medians of the processes; memory: the largest process",
-    "build, export: when the artifact was made; later runs took it from the cache",
-    "parity error: largest difference from the reference's output, as a share of its range",
-    "samples: of the whole batch, in so many processes; stopped by: what ended the repetitions",
-)

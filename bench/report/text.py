@@ -8,15 +8,16 @@ suffix = ".txt"
 
 
 def render(report: Report) -> str:
-    parts = ["\n".join(_table(table)) for table in report.latency]
+    parts = ["\n".join(lines(table)) for table in report.latency]
     return "\n\n".join([*parts, *map(one_line, report.notes)]) + "\n"
 
 
-def _table(table: Table) -> Iterable[str]:
-    lines = [[one_line(cell) for cell in line] for line in (table.columns, *table.rows)]
-    widths = [max(map(width, column)) for column in zip(*lines, strict=True)]
+def lines(table: Table) -> Iterable[str]:
+    """A table with its title and notes."""
+    cells = [[one_line(cell) for cell in line] for line in (table.columns, *table.rows)]
+    widths = [max(map(width, column)) for column in zip(*cells, strict=True)]
     yield one_line(table.title)
-    for line in lines:
+    for line in cells:
         yield "  ".join(map(_padded, line, widths, table.align)).rstrip()
     yield from map(one_line, table.notes)
 

@@ -306,6 +306,20 @@ def loaded(load: Load) -> Iterator[None]:
 Row = dict[str, Any]
 
 
+def shown_machine(trials: Iterable[Trial], here: str) -> str:
+    """The class of machine to report on: this one, or the only one that a file brought from elsewhere has.
+
+    Raises UsageError where several others could be meant.
+    """
+    classes = sorted({trial.machine_class for trial in trials})
+    if here in classes or not classes:
+        return here
+    if len(classes) > 1:
+        found = f"it has those of {', '.join(classes)}"
+        raise UsageError("the file has no comparisons of this machine", found, "split it, a class of machine a file")
+    return classes[0]
+
+
 def rows(trials: Sequence[Trial], machine_class: str) -> list[Row]:
     """A row for each cell that was tried on this class of machine."""
     here = [trial for trial in trials if trial.machine_class == machine_class]

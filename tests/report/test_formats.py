@@ -7,8 +7,13 @@ import csv
 import io
 import json
 import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
+import msgspec
+import pandas
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -57,7 +62,8 @@ def built(tmp_path, monkeypatch):
     return report.build(results(Path("results")))
 
 
-@pytest.mark.parametrize("name", report.formats())
+# The HTML page holds its libraries: test_html.py and tests/browser look at the rest of it.
+@pytest.mark.parametrize("name", [name for name in report.formats() if name != "html"])
 def test_a_format_writes_its_golden_file(built, name):
     format_ = report.get(name)
     text, golden = format_.render(built), GOLDEN / f"report{format_.suffix}"
@@ -73,7 +79,7 @@ def test_the_same_records_give_the_same_bytes(built, name):
 
 
 def test_the_formats_are_the_files_that_render():
-    assert report.formats() == ["csv", "json", "markdown", "text"]
+    assert report.formats() == ["csv", "html", "json", "latex", "markdown", "text"]
     with pytest.raises(UsageError, match="no format 'markdwn'; closest: markdown"):
         report.get("markdwn")
     with pytest.raises(UsageError, match="no format 'rows'"):
@@ -93,7 +99,79 @@ def test_csv_has_the_same_columns_and_numbers_in_full(built):
     assert [float(each["latency_ms"] or "nan") for each in found] == pytest.approx(
         [row.latency_ms or float("nan") for row in built.rows], nan_ok=True, rel=0
     )
-    assert found[0]["options"] == "spinning=on"
+    assert json.loads(found[0]["options"]) == {"spinning": "on"}
+
+
+# Through pandas and back
+
+NUMBER = re.compile("int|float")
+LISTS = [name for name, kind in Row.__annotations__.items() if kind in (tuple[str, ...], dict[str, str])]
+WORDS = [name for name, kind in Row.__annotations__.items() if name not in LISTS and not NUMBER.search(str(kind))]
+NUMBERS = [name for name in Row.__struct_fields__ if name not in {*LISTS, *WORDS}]
+
+
+def from_csv(text):
+    frame = pandas.read_csv(io.StringIO(text), dtype=dict.fromkeys(WORDS, str), float_precision="round_trip")
+    frame[WORDS] = frame[WORDS].fillna("")
+    for name in LISTS:
+        frame[name] = frame[name].map(json.loads)
+    return frame
+
+
+def from_json(text):
+    return pandas.read_json(io.StringIO(text), dtype=False, convert_dates=False, precise_float=True)
+
+
+@pytest.mark.parametrize(("name", "read"), [("csv", from_csv), ("json", from_json)])
+@pytest.mark.parametrize("source", ["measured", "published", "both"])
+def test_pandas_reads_the_rows_as_they_were(built, name, read, source):
+    quoted = report.build(Path("results"), source="published", family="dpn").rows
+    page = Report({"measured": built.rows, "published": quoted, "both": [*built.rows, *quoted]}[source], CARDS)
+    frame = read(report.get(name).render(page))
+    assert list(frame.columns) == list(Row.__struct_fields__)
+    assert all(pandas.api.types.is_numeric_dtype(frame[each]) or frame[each].isna().all() for each in NUMBERS)
+    frame[NUMBERS] = frame[NUMBERS].astype(object).where(frame[NUMBERS].notna(), None)
+    assert [msgspec.convert(each, Row) for each in frame.to_dict("records")] == page.rows
+
+
+# Two processes
+
+RENDER = """
+import hashlib, json, sys
+from pathlib import Path
+from bench import report
+found = {}
+for options in (dict(source="both", family="MobileNetV1"), dict(source="published", layout="paddleclas", family="DPN")):
+    for name in report.formats():
+        text = report.get(name).render(report.build(Path("results"), **options))
+        found[f"{name} {options['source']}"] = hashlib.sha256(text.encode()).hexdigest()
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    """The hashes of what two processes make of the same records, strings hashing otherwise in each."""
+    folder = tmp_path_factory.mktemp("two")
+    results(folder / "results")
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", RENDER],
+            cwd=folder,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for seed in ("1", "2")
+    ]
+    return [json.loads(process.communicate(timeout=100)[0]) for process in started]
+
+
+@pytest.mark.parametrize("source", ["both", "published"])
+@pytest.mark.parametrize("name", report.formats())
+def test_two_processes_write_the_same_bytes(two_processes, name, source):
+    one, other = two_processes
+    assert one[f"{name} {source}"] == other[f"{name} {source}"]
 
 
 def test_markdown_ends_with_where_and_how(built):

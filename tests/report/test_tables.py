@@ -7,9 +7,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from bench import published
 from bench.catalog import Published
 from bench.errors import UsageError
 from bench.report import Report, tables
+from bench.report.rows import quoted as quote
 from bench.report.rows import rows
 from bench.schema import Artifact
 from bench.store import Run
@@ -114,7 +116,7 @@ def test_devices_and_precisions_never_share_a_table():
     found = rows_of(ok(case()), ok(case(precision="int8")), ok(case(device="t4")))
     words = ["cpu, fp32, compute", "cpu, int8, compute", "t4, fp32, compute"]
     assert [table.title.partition(": ")[2] for table in tables.by_batch(found)] == words
-    assert [table.title.partition(": ")[2] for table in tables.details(found)] == words
+    assert [table.title.partition(": ")[2] for table in tables.everything(found)] == words
 
 
 def test_backends_side_by_side():
@@ -143,13 +145,145 @@ def test_one_backend_has_nobody_beside_it():
 def test_simulated_latencies_win_nothing_and_are_labelled():
     found = rows_of(ok(case(backend="simulated"), ms=1), ok(case(), ms=5))
     assert tables.by_backend(found) == []
-    for table in (*tables.by_batch(found), *tables.latency(found), *tables.details(found)):
+    for table in (*tables.by_batch(found), *tables.latency(found), *tables.everything(found)):
         assert "simulated: no runtime; its latencies are made up" in table.notes
 
 
 def test_a_line_without_any_number_has_no_winner():
     (table,) = tables.by_backend(rows_of(bad(case()), bad(case(backend="paddle"))))
     assert not table.bold
+
+
+# What to decide from
+
+
+def front_of(*records):
+    (table,) = tables.fronts(rows_of(*records))
+    return table
+
+
+def five(case_, ms, step=0.1, **fields):
+    """Five processes whose interval is four steps wide."""
+    return [ok(case_, i, ms + step * i, **fields) for i in range(5)]
+
+
+def test_the_front_stands_before_all_the_rest():
+    found = rows_of(ok(case()), ok(case(device="t4")))
+    kinds = [table.title.partition(":")[0] for table in tables.default(found, CARDS)]
+    assert kinds[:5] == ["Pareto front", "All", "Pareto front", "All", "Latency by batch size and threads"]
+
+
+def test_a_front_is_in_order_of_latency_and_holds_what_none_surely_beats():
+    slow, fast = case("MobileNetV1_x0_25", "paddle"), case("MobileNetV1_x0_25", "openvino")
+    table = front_of(*five(case("DPN92"), 50), *five(slow, 9), *five(fast, 5))
+    assert column(table, "model") == ["MobileNetV1_x0_25", "DPN92"]
+    assert column(table, "backend") == ["openvino", "onnxruntime"]
+    assert table.title == "Pareto front: cpu, fp32, compute, batch 1, 1 thread"
+
+
+def test_intervals_that_overlap_decide_nothing():
+    close = [*five(case(backend="paddle"), 5.0, 0.1), *five(case(backend="openvino"), 5.3, 0.1)]
+    apart = [*five(case(backend="paddle"), 5.0, 0.1), *five(case(backend="openvino"), 5.5, 0.1)]
+    assert column(front_of(*close), "backend") == ["paddle", "openvino"]
+    assert column(front_of(*apart), "backend") == ["paddle"]
+
+
+def test_a_front_is_of_the_smallest_batch_and_then_the_fewest_threads():
+    table = front_of(
+        ok(case(threads=4, batch_size=2), ms=5),
+        ok(case(threads=2, batch_size=2), ms=9),
+        ok(case("DPN92", threads=1, batch_size=8), ms=99),
+    )
+    assert table.title.endswith("batch 2, 2 threads")
+    assert column(table, "median, ms") == ["9.00"]
+    assert "not compared, for want of an accuracy or of a latency at this point: DPN92" in table.notes
+
+
+def test_precisions_intervals_devices_and_sources_have_fronts_of_their_own():
+    found = rows_of(ok(case(), intervals=("compute", "end_to_end")), ok(case(precision="int8")), ok(case(device="t4")))
+    quoted = msgspec.structs.replace(found[0], source="published", document="a.md:7")
+    titles = [table.title for table in tables.fronts([*found, quoted])]
+    assert titles == [
+        "Pareto front: cpu, fp32, compute, batch 1, 1 thread",
+        "Pareto front: cpu, fp32, end_to_end, batch 1, 1 thread",
+        "Pareto front: cpu, int8, compute, batch 1, 1 thread",
+        "Pareto front: t4, fp32, compute, batch 1, 1 thread",
+        "Pareto front: cpu, fp32, compute, batch 1, 1 thread, published",
+    ]
+
+
+def test_what_measures_nothing_or_has_no_accuracy_is_on_no_front():
+    assert tables.fronts(rows_of(ok(case(backend="simulated")), ok(case("mine")), bad(case("DPN92")))) == []
+
+
+def test_a_doubtful_number_on_the_front_has_its_footnote():
+    table = front_of(*five(case(), 5, validity=("throttled",)))
+    assert column(table, "median, ms") == ["5.20 [5.00, 5.40] [1]"]
+    assert table.notes[0] == "[1] throttled 5/5 repetitions"
+
+
+# Published figures
+
+
+def quoted(**changes):
+    latency = next(each for each in published.latencies() if each.canonical and each.device == changes["device"])
+    return quote([msgspec.structs.replace(latency, **changes)])[0]
+
+
+def test_every_tag_of_the_published_figures_has_words():
+    tags = {tag for latency in published.latencies() for tag in latency.tags}
+    assert tags == set(tables.QUALITY)
+
+
+def test_a_published_figure_is_shown_as_printed_with_its_doubts_in_words():
+    row = quoted(device="sd855", latency_ms=30.24, qc="differs_within_2pct;threads_inferred", source="a.md:7")
+    (table,) = tables.everything([row])
+    assert table.title == "All: sd855, fp32, compute, published"
+    assert column(table, "latency, ms") == ["30.24 [1]"]
+    assert column(table, "from") == ["a.md:7"]
+    assert table.notes[0] == (
+        "[1] another document gives a slightly different value; the number of threads is inferred, not printed"
+    )
+    assert not {"p90, ms", "first, ms", "samples"} & set(table.columns)
+
+
+def test_threads_of_a_gpu_are_a_dash_and_no_part_of_a_column_s_name():
+    row = quoted(device="t4", batch_size=4)
+    (wide,) = tables.by_batch([row])
+    assert wide.columns[-1] == "bs4, ms"
+    (long,) = tables.latency([row, msgspec.structs.replace(row, threads=2)])
+    assert column(long, "threads") == ["–", "2"]
+    assert tables.fronts([row])[0].title.endswith("batch 4, published")
+
+
+def test_published_and_measured_are_never_in_one_line():
+    measured = rows_of(ok(case(), ms=3), ok(case(backend="openvino"), ms=2))
+    both = [*measured, *(msgspec.structs.replace(row, source="published", document="a.md:7") for row in measured)]
+    for table in (*tables.by_batch(both), *tables.by_backend(both), *tables.latency(both), *tables.everything(both)):
+        assert sorted(set(column(table, "source"))) == ["measured", "published"]
+        assert table.title.endswith(", measured and published")
+    (beside,) = tables.by_backend(both)
+    assert [line[-4:] for line in beside.rows] == [
+        ("3.00", "1.50 [1]", "2.00", "1.00"),
+        ("2.9997", "1.50 [1]", "1.9998", "1.00"),
+    ]
+
+
+def test_one_backend_of_each_source_is_no_comparison():
+    row = rows_of(ok(case()))[0]
+    assert tables.by_backend([row, msgspec.structs.replace(row, source="published", backend="openvino")]) == []
+
+
+def test_with_provenance_each_figure_says_where_it_is_from():
+    row = quoted(device="sd855", source="a.md:7", qc="")
+    (table,) = tables.by_batch([row, *rows_of(ok(case(device="sd855")))], provenance=True)
+    assert {"from a.md:7", "from run1"} <= {note.partition("] ")[2] for note in table.notes}
+
+
+def test_a_published_model_without_a_card_has_its_published_metrics():
+    row = quoted(device="sd855", model="MobileNetV2")
+    (table,) = tables.metrics([row], {})
+    assert (column(table, "published params, M"), column(table, "top-1")) == (["3.44"], ["0.722"])
 
 
 # Metrics
@@ -195,14 +329,16 @@ def test_details_of_a_sound_and_of_a_failed_case():
     sound = [
         ok(case(), i, 5 + i / 10, validity=("contended",) if i else (), options={"spinning": "on"}) for i in range(5)
     ]
-    (table,) = tables.details(rows_of(*sound, bad(case(backend="openvino"))))
+    (table,) = tables.everything(rows_of(*sound, bad(case(backend="openvino"))))
     one, other = (dict(zip(table.columns, line, strict=True)) for line in table.rows)
-    assert one["median, ms"] == "5.20 [5.00, 5.40]"
+    assert one["median, ms"] == "5.20 [5.00, 5.40] [1]"
     assert (one["level"], one["samples"], one["stopped by"]) == ("93.75%", "500 in 5", "budget")
-    assert (one["parity error"], one["validity"], one["run"]) == ("2.5e-06", "contended 4/5", "run1")
-    assert (one["export, ms"], one["build, ms"], one["memory, MB"]) == ("2000", "–", "100")
-    assert other["median, ms"] == "failed [1]"
-    assert {other[name] for name in table.columns[6:-1]} == {"–"}
+    assert (one["parity error"], one["from"]) == ("2.5e-06", "run1")
+    assert (one["export, ms"], one["memory, MB"], one["top-1"], one["file, MB"]) == ("2000", "100", "0.514", "1.93")
+    assert other["median, ms"] == "failed [2]"
+    assert {other[name] for name in table.columns[7:-1]} == {"–"}
+    assert table.notes[:2] == ("[1] contended 4/5 repetitions", "[2] it crashed")
+    assert "known of none of these: build" in table.notes
     assert "median: of the processes' medians; [low, high] covers it with 93.75% from 5 processes" in table.notes
     assert "onnxruntime ran with spinning=on" in table.notes
     assert len(table.align) == len(table.columns)
@@ -212,7 +348,7 @@ def test_every_table_is_rectangular_and_names_its_interval():
     found = rows_of(ok(case(), intervals=("compute", "end_to_end")), bad(case(backend="paddle")), ok(case(device="t4")))
     for table in (*tables.default(found, CARDS), *tables.latency(found)):
         assert {len(line) for line in table.rows} == {len(table.columns)} == {len(table.align)}
-        assert table.title == "Metrics" or "compute" in table.title
+        assert table.title == "Metrics" or "compute" in table.title or "end_to_end" in table.title
 
 
 def test_only_the_wide_tables_need_pandas(monkeypatch):
