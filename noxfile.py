@@ -8,7 +8,7 @@ from pathlib import Path
 import nox
 
 nox.options.default_venv_backend = "uv|virtualenv"
-nox.options.sessions = ["lint", "tests", "backends", "browser", "docs", "wheel"]
+nox.options.sessions = ["lint", "tests", "backends", "docs", "stale", "wheel"]
 nox.options.error_on_external_run = True
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -94,6 +94,20 @@ def docs(session: nox.Session) -> None:
     """That the generated blocks of README.md and docs/ are what the commands print now."""
     session.install("-e", ".[report]")
     session.run("python", "docs/generate.py", "--check")
+
+
+@nox.session
+def reports(session: nox.Session) -> None:
+    """Makes what stands in reports/ anew, with the versions of requirements.txt there, since plots depend on them."""
+    session.install("-e", ".", "-r", "reports/requirements.txt")
+    session.run("python", "reports/generate.py", *session.posargs)
+
+
+@nox.session
+def stale(session: nox.Session) -> None:
+    """Whether what stands in reports/ is what would be made now."""
+    session.posargs.append("--check")
+    reports(session)
 
 
 @nox.session

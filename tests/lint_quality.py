@@ -84,9 +84,13 @@ class Quality:
     rules: Tallies
 
     @property
+    def tagged(self) -> list[Tally]:
+        """All tags but `differs_within_2pct`, which conflicts repeat pair by pair."""
+        return [tally for tag, tally in self.tags.items() if tag != INFORMATIONAL]
+
+    @property
     def recall(self) -> float:
-        """Over all tags but `differs_within_2pct`, which conflicts repeat pair by pair, and all conflicts."""
-        return share([*(tally for tag, tally in self.tags.items() if tag != INFORMATIONAL), *self.conflicts.values()])
+        return share([*self.tagged, *self.conflicts.values()])
 
     @property
     def precision(self) -> float:
@@ -236,6 +240,7 @@ def page() -> str:
             table("rule", whole.rules, odd.rules, even.rules, "borne out"),
             "",
             f"- recall over all tags and conflicts: {whole.recall:.1%} (odd {odd.recall:.1%}, even {even.recall:.1%})",
+            f"- recall over tags alone: {share(whole.tagged):.1%}, conflicts alone: {share(whole.conflicts.values()):.1%}",
             f"- precision: {whole.precision:.1%} (odd {odd.precision:.1%}, even {even.precision:.1%})",
             f"- with what the documents don't say blanked again: {said}",
         ]

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench import lint, published, report
-from bench.lint import columns, rules, sources, tables
 from bench.errors import UsageError
+from bench.lint import columns, rules, sources, tables
 from bench.lint.columns import Context
 
 DATA = Path(__file__).resolve().parent / "data" / "lint"

@@ -28,7 +28,7 @@ LIGATURES = re.compile(r"(?<=[-,])(?=[-,])")
 KNOWN = frozenset("–—…‘’“”" + "".join(chr(code) for code in range(0xA1, 0x100) if code != 0xAD))
 
 #: in mm: of a character of \scriptsize, between columns, of a sheet of A4 on its side, and the most that TeX can
-CHARACTER, GAP, SHEET, MOST = 1.4, 2.2, 297, 5000
+CHARACTER, GAP, SHEET, MOST = 1.5, 2.2, 297, 5000
 
 PREAMBLE = r"""\documentclass{article}
 \usepackage{iftex}

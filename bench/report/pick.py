@@ -293,7 +293,7 @@ def table(picked: Picked) -> Table:
     found = [candidate.row for candidate in picked.candidates]
     asked = ", ".join(limit.words for limit in limits(picked.wanted)) or "no limit"
     sources = " and ".join(sorted({row.source for row in found}))
-    stranger = f" EXTRAPOLATED from {picked.wanted.from_device}" if _extrapolated(picked.wanted) else ""
+    stranger = f", EXTRAPOLATED from {picked.wanted.from_device}" if _extrapolated(picked.wanted) else ""
     title = f"Models for {picked.wanted.device}{stranger}, {sources} figures, {asked}"
     body = tables.laid_out(title, COLUMNS, found, [*picked.notes, *_batches(found)])
     beside = [(str(each.rank), each.fits, "*" if each.pareto else "") for each in picked.candidates]

@@ -350,7 +350,8 @@ function caption(group, known, drawn) {
 
 // The table
 
-const WIDTHS = { doubts: 320, origin: 420, settings: 200 };
+// Of long texts, which are broken over lines, in px.
+const WIDTHS = { doubts: 480, origin: 420, settings: 200, model: window.innerWidth > 600 ? 260 : 150 };
 let table;
 
 function makeTable() {
@@ -360,12 +361,13 @@ function makeTable() {
     ...row, id, row, doubts: doubts(row), origin: origin(row), settings: settings(row), source: words[row.source],
     front: onFront.has(row) ? words.yes : "",
   }));
+  const known = Object.keys(words.columns).filter((field) => data.some((line) => ![null, "", 0].includes(line[field])));
   table = new Tabulator("#rows", {
     data,
     height: "70vh",
     layout: "fitDataFill",
     placeholder: words.nothing,
-    columns: Object.keys(words.columns).filter((field) => data.some((line) => ![null, "", 0].includes(line[field]))).map(column),
+    columns: known.map((field) => column(field, data)),
   });
   table.on("tableBuilt", () => {
     table.getColumns().forEach(sortByKey);
@@ -376,7 +378,12 @@ function makeTable() {
   });
 }
 
-function column(field) {
+// Tabulator fits a column to the lines it has drawn, which are the first ones.
+function widest(field, data) {
+  return 24 + 8 * data.reduce((most, line) => Math.max(most, line[field].length), 0);
+}
+
+function column(field, data) {
   const number = NUMBERS.has(field);
   return {
     title: words.columns[field],
@@ -387,7 +394,8 @@ function column(field) {
     sorterParams: { alignEmptyValues: "bottom" },
     headerSortTristate: true,
     ...(number ? { formatter: (cell) => document.createTextNode(shown(cell.getData().row, field)) } : {}),
-    ...(field in WIDTHS ? { formatter: "textarea", width: WIDTHS[field] } : {}),
+    ...(field in WIDTHS ? { formatter: "textarea", width: Math.min(WIDTHS[field], widest(field, data)) } : {}),
+    ...(number || field in WIDTHS ? {} : { minWidth: widest(field, data) }),
     headerFilter: "input",
     headerFilterFunc: number ? (wanted, value, line) => numberFits(wanted, value, shown(line.row, field)) : "like",
     headerFilterParams: { elementAttributes: { "aria-label": filled(words.filter, { column: words.columns[field] }) } },
