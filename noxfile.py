@@ -48,10 +48,20 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """All that needs no runtime, on each Python found."""
+    """All that needs no runtime, on each Python found; the replay, which is arithmetic, on the first alone."""
     session.install("-e", ".[report,test]")
-    coverage = ["--cov", "--cov-report=term:skip-covered"] if session.python == PYTHONS[0] else []
-    session.run("pytest", "-m", "not runtime and not slow and not browser", *coverage, *session.posargs)
+    left_out = [] if session.python == PYTHONS[0] else ["--deselect", "tests/test_selfcheck.py"]
+    # Two processes on any machine: a file's tests share fixtures that take long, so they stay together.
+    spread = ["-n", "2", "--dist", "loadfile"]
+    session.run("pytest", "-m", "not runtime and not slow and not browser", *spread, *left_out, *session.posargs)
+
+
+@nox.session(python=PYTHONS[:1])
+def coverage(session: nox.Session) -> None:
+    """Which lines and branches the tests of `tests` reach; twice as slow as those."""
+    session.install("-e", ".[report,test]")
+    measured = ["--cov", "--cov-report=term:skip-covered"]
+    session.run("pytest", "-m", "not runtime and not slow and not browser", *measured, *session.posargs)
 
 
 @nox.session(python=PYTHONS[:1])
@@ -153,3 +163,17 @@ def startup(session: nox.Session) -> None:
     """How long `bench --help` and `bench list models` take, median of 20."""
     session.install("-e", ".")
     session.run("python", "tests/startup.py", *session.posargs)
+
+
+@nox.session
+def scale(session: nox.Session) -> None:
+    """Time and memory of `bench report` over 10,000, 100,000 and 1,000,000 records; fails beyond the limits."""
+    session.install("-e", ".[report]")
+    session.run("python", "tests/scale.py", *session.posargs)
+
+
+@nox.session
+def latex(session: nox.Session) -> None:
+    """Compiles pages in LaTeX and foreign strings with the pdflatex of this machine."""
+    session.install("-e", ".[report,test]")
+    session.run("pytest", "-m", "slow", "tests/report/test_latex.py", *session.posargs)

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from report import CARDS, bad, case, header, ok, write
 from stored import bench
 
 from bench import catalog
 from bench.errors import BenchError, Unavailable, UsageError
 from bench.report import pick as picking
 from bench.report.pick import Wanted
-
-from .report import CARDS, bad, case, header, ok, write
 
 PUBLISHED = Path(__file__).resolve().parents[1] / "models" / "published"
 SMALL, LARGE = "MobileNetV1_x0_25", "DPN92"  # top-1 0.514 and 0.799
@@ -67,7 +66,7 @@ def names(found):
 
 
 @pytest.mark.parametrize(
-    ("device", "ms", "top1"), [("sd855", 15, 0.72), ("sd855", 7, 0.5), ("t4", 2, 0.75), ("xeon-6148", 9, 0.6)]
+    ("device", "ms", "top1"), [("sd855", 15, 0.72), ("sd855", 7, 0.5), ("t4", 5, 0.75), ("xeon-6148", 9, 0.6)]
 )
 def test_published_figures_give_what_one_finds_by_hand(device, ms, top1, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -95,7 +94,9 @@ def test_the_text_says_whose_figures_these_are(tmp_path, monkeypatch):
     assert "MobileNetV3_large_x1_0_ssld" in out
 
 
-@pytest.mark.parametrize("words", [("15ms", "10M", "20MB"), ("0.015s", "10000k", "20000000"), ("15000us", "0.01G", "20MB")])
+@pytest.mark.parametrize(
+    "words", [("15ms", "10M", "20MB"), ("0.015s", "10000k", "20000000"), ("15000us", "0.01G", "20MB")]
+)
 def test_units(words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     latency, params, size = words
@@ -107,7 +108,12 @@ def test_units(words, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("option", "value", "word"),
-    [("--max-latency", "15", "15ms"), ("--min-top1", "72", "0.72"), ("--max-params", "-1M", "above 0"), ("--max-size", "x", "")],
+    [
+        ("--max-latency", "15", "15ms"),
+        ("--min-top1", "72", "0.72"),
+        ("--max-params", "-1M", "above 0"),
+        ("--max-size", "x", ""),
+    ],
 )
 def test_what_is_no_limit_is_refused(option, value, word):
     code, out, err = bench("pick", "--device", "sd855", option, value)
@@ -158,7 +164,10 @@ def test_each_source_has_a_front_of_its_own(measured):
 
 def test_best_accuracy_comes_first_and_then_the_lower_latency(measured):
     results = measured(
-        *five(case(SMALL, "paddle"), 5), *five(case(SMALL, "openvino"), 4), *five(case(LARGE), 50), *five(case("mine"), 1)
+        *five(case(SMALL, "paddle"), 5),
+        *five(case(SMALL, "openvino"), 4),
+        *five(case(LARGE), 50),
+        *five(case("mine"), 1),
     )
     assert names(pick(results, every=True)) == [
         (LARGE, "onnxruntime", "yes", True),
@@ -190,7 +199,10 @@ def test_two_intervals_are_never_ranked_together(measured):
     results = measured(*five(case(SMALL), 5, intervals=("compute", "end_to_end")), *five(case(LARGE), 9))
     found = pick(results)
     assert {each.row.interval for each in found.candidates} == {"compute"}
-    assert "latencies are of the interval compute; there are others, to be named with --interval: end_to_end" in found.notes
+    assert (
+        "latencies are of the interval compute; there are others, to be named with --interval: end_to_end"
+        in found.notes
+    )
     assert [each.row.model for each in pick(results, interval="end_to_end").candidates] == [SMALL]
 
 
@@ -262,7 +274,7 @@ def test_a_device_without_figures_is_refused_with_those_that_have(measured):
         "with --from-device"
     )
     assert caught.value.exit_code == 3
-    with pytest.raises(Unavailable, match="measured: none;|measured: cpu; measure with"):
+    with pytest.raises(Unavailable, match="devices that have some: measured: cpu; measure with"):
         pick(results, device="t4", source="measured")
 
 

@@ -334,7 +334,9 @@ def test_ctrl_c_at_the_terminal_reaches_the_runner_alone(scratch, mark, monkeypa
 # What killed runs leave behind
 
 
-@pytest.mark.parametrize("name", ["job-", "job-x", f"job-{os.getpid()}-abc", "job-1-abc", "job-a b\n"])
+@pytest.mark.parametrize(
+    "name", ["job-", "job-x", pytest.param(f"job-{os.getpid()}-abc", id="ours"), "job-1-abc", "job-a b\n"]
+)
 def test_what_nobody_holds_is_swept_away(scratch, name):
     """Whatever process has the ID by now."""
     (scratch / name).mkdir()

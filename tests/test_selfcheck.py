@@ -8,7 +8,10 @@ from bench import verdict  # noqa: E402
 from bench.selfcheck import anchors, replay, targets, traces  # noqa: E402
 from bench.verdict import Pair, Side  # noqa: E402
 
-CHECKED = targets.check(replay.replay())
+
+@pytest.fixture(scope="module")
+def checked():
+    return targets.check(replay.replay())
 
 
 # The recordings
@@ -103,18 +106,18 @@ def test_same_seed_same_numbers():
     assert replay.replay.__wrapped__(**small) == replay.replay.__wrapped__(**small)
 
 
-@pytest.mark.parametrize("target", CHECKED, ids=lambda target: target.name)
-def test_target(target):
+def test_targets(checked):
     """Missed exactly where `KNOWN` says, so that a cure shows as well as a relapse."""
-    assert set(target.missed) == set(targets.KNOWN.get(target.name, ())), dict(target.values)
+    missed = {target.name: set(target.missed) for target in checked}
+    assert missed == {target.name: set(targets.KNOWN.get(target.name, ())) for target in checked}, checked
 
 
-def test_every_known_miss_belongs_to_a_target():
-    assert set(targets.KNOWN) <= {target.name for target in CHECKED}
+def test_every_known_miss_belongs_to_a_target(checked):
+    assert set(targets.KNOWN) <= {target.name for target in checked}
 
 
-def test_pinned_pairs_miss_nothing():
-    assert not [name for target in CHECKED for name in target.missed if name.startswith("pinned")]
+def test_pinned_pairs_miss_nothing(checked):
+    assert not [name for target in checked for name in target.missed if name.startswith("pinned")]
 
 
 def test_unexpected_misses_are_named():
@@ -145,10 +148,10 @@ def test_worst_is_named_on_the_right_side():
     assert (high.worst, high.missed) == ("b", ())
 
 
-def test_render_shows_every_target_condition_and_anchor():
+def test_render_shows_every_target_condition_and_anchor(checked):
     found = replay.replay()
     text = targets.render(found)
-    names = [target.name for target in CHECKED] + [one.condition for one in found.pairs] + [*found.skipped]
+    names = [target.name for target in checked] + [one.condition for one in found.pairs] + [*found.skipped]
     names += [one.anchor for one in found.anchors] + list(anchors.DETECTORS)
     assert [name for name in names if name not in text] == []
     assert max(map(len, text.splitlines())) < 200

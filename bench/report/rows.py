@@ -1,6 +1,7 @@
 """Records → rows: one for each case and interval, with what its repetitions say together."""
 
 import functools
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast, get_args
@@ -181,7 +182,10 @@ def _quoted(latency: Latency) -> Row:
 
 
 def lean(record: Record) -> Record:
-    """The record without what no row tells: most of its size is what happened beside each sample."""
+    """The record without what no row tells: most of its size is what happened beside each sample.
+
+    Its samples become an array, which has a fifth of the size of a tuple of numbers and can all the same.
+    """
     return msgspec.structs.replace(
         record,
         log="",
@@ -195,10 +199,19 @@ def lean(record: Record) -> Record:
 
 def _lean(measurement: Measurement) -> Measurement:
     kept = {
-        interval: msgspec.structs.replace(samples, warmup_ns=(), telemetry=NO_TELEMETRY)
+        interval: msgspec.structs.replace(
+            samples, samples_ns=_packed(samples.samples_ns), warmup_ns=(), telemetry=NO_TELEMETRY
+        )
         for interval, samples in measurement.intervals.items()
     }
     return msgspec.structs.replace(measurement, intervals=kept)
+
+
+def _packed(samples_ns: tuple[int, ...]) -> Sequence[int]:
+    try:
+        return array("q", samples_ns)
+    except OverflowError:  # no latency, but a record may claim one of centuries
+        return samples_ns
 
 
 NO_TELEMETRY = Telemetry()
