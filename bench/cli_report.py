@@ -73,7 +73,7 @@ def report(format_: str | None, source: str | None, output: Path | None, checkin
 @click.option("--batch-size", type=checked("N", positive), help="Only this batch size.")
 @click.option("--threads", type=checked("N", positive), help="Only this number of threads.")
 @click.option("--interval", type=click.Choice(["compute", "end_to_end"]), help="Of which latency.")
-@click.option("--source", type=SOURCES, help="Records, published figures, or both.  [default: records if there are any]")
+@click.option("--source", type=SOURCES, help="Records, published figures, or both.  [default: records, if any]")
 @click.option("--results", type=click.Path(path_type=Path, exists=True), help="Folder or file.  [default: results]")
 @click.option("--from-device", metavar="ID", help="Rank by this device's figures, and say so: they are extrapolated.")
 @click.option("--all", "every", is_flag=True, help="Each row that fits, not only the fastest of a model.")

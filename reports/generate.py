@@ -98,9 +98,10 @@ All other families: {others}.
 
 ## Measured
 
-[A report](measured/report.md) on five small models and three runtimes on one CPU. A shared virtual machine measured
-them in short: they show what a report looks like, and are no reference. [A page of the zoo](measured/beside-published.md)
-asked for with both sources: what was counted stands beside what was published, but no latency of another device. Made by
+[A report](measured/report.md) on five small models and three runtimes on one CPU. A shared virtual machine
+measured them in short: they show what a report looks like, and are no reference.
+[A page of the zoo](measured/beside-published.md) asked for with both sources: what was counted stands beside
+what was published, but no latency of another device. Made by
 
 ```sh
 {measured}

@@ -94,6 +94,14 @@ def test_the_text_says_whose_figures_these_are(tmp_path, monkeypatch):
     assert "MobileNetV3_large_x1_0_ssld" in out
 
 
+def test_a_figure_that_is_known_to_be_wrong_is_shown_and_beats_nobody(tmp_path):
+    found = pick(tmp_path, device="v100", batch_size=1, every=True)
+    wrong = [each for each in found.candidates if "transcription_error" in each.row.validity]
+    assert wrong
+    assert not any(each.pareto for each in wrong)
+    assert "almost surely a typing or copying error of the document" in "".join(picking.table(found).notes)
+
+
 @pytest.mark.parametrize(
     "words", [("15ms", "10M", "20MB"), ("0.015s", "10000k", "20000000"), ("15000us", "0.01G", "20MB")]
 )

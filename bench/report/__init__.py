@@ -418,14 +418,15 @@ def _environments(found: Iterable[Row], headers: Iterable[Header]) -> tuple[str,
 def campaign_line(campaign: Campaign) -> str:
     """How published figures were measured, in the words of their documents."""
     said = {
-        "engine": f"{campaign.engine} {campaign.engine_version}",
+        "engine": campaign.engine,
+        "version": campaign.engine_version,
         "runs": campaign.runs,
         "warm-up": campaign.warmup,
         "statistic": campaign.statistic,
         "timed": campaign.timing_scope,
         "published": campaign.published,
     }
-    words = "; ".join(f"{name}: {text.strip()}" for name, text in said.items() if text.strip())
+    words = "; ".join(f"{name}: {text}" for name, text in said.items() if text)
     return f"{campaign.device} as published, measured by the zoo ({campaign.campaign}): {campaign.hardware}; {words}"
 
 

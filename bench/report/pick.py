@@ -144,7 +144,7 @@ def _fronts(chosen: list[Row]) -> set[int]:
     """The identities of those on a front; measured and published rows have one each."""
     groups: dict[str, list[Row]] = {}
     for row in chosen:
-        if row.top1 is not None:
+        if tables.competes(row):
             groups.setdefault(row.source, []).append(row)
     return {id(row) for group in groups.values() for row in tables.on_front(group)}
 
@@ -284,6 +284,7 @@ COLUMNS = (
     tables.PARAMS,
     tables.Column("GMACs", lambda row, _: tables.figure(row.gmacs)),
     tables.FILE,
+    tables.CAMPAIGN,
     tables.ORIGIN,
 )
 

@@ -133,6 +133,16 @@ QUALITY = {
 }
 
 
+#: tags of figures that are not of this model, and beat nobody
+WRONG = frozenset({"transcription_error", "same_values_as_other_model"})
+
+
+def competes(row: Row) -> bool:
+    """Whether a row has what a front compares, and it isn't known to be wrong."""
+    known = bool(row.latency_ms) and row.top1 is not None and is_runtime(row.backend)
+    return known and not (row.source == "published" and WRONG.intersection(row.validity))
+
+
 def origin(row: Row) -> str:
     """The run that measured it, or the document and line that it stands in."""
     return row.document or row.run_id
@@ -196,6 +206,7 @@ class Column(NamedTuple):
 
 MODEL = Column("model", lambda row, _: row.model, "l")
 SOURCE = Column("source", lambda row, _: row.source, "l")
+CAMPAIGN = Column("campaign", lambda row, _: row.campaign or NONE, "l")
 BACKEND = Column("backend", lambda row, _: row.backend, "l")
 INTERVAL = Column("interval", lambda row, _: row.interval, "l")
 MEDIAN = Column("median, ms", lambda row, notes: latency_cell(row, notes, with_interval))
@@ -230,7 +241,7 @@ LATENCY = (
     THROUGHPUT,
     Column("processes", lambda row, _: str(row.repetitions or NONE)),
 )
-DECISION = (MODEL, BACKEND, TOP1, MEDIAN, P90, THROUGHPUT, *STAGES, PARAMS, FILE, PARITY, ORIGIN)
+DECISION = (MODEL, BACKEND, TOP1, MEDIAN, P90, THROUGHPUT, *STAGES, PARAMS, FILE, PARITY, CAMPAIGN, ORIGIN)
 EVERYTHING = (
     MODEL,
     SOURCE,
@@ -251,8 +262,11 @@ EVERYTHING = (
     PARITY,
     Column("samples", lambda row, _: f"{row.samples} in {row.repetitions}" if row.samples else NONE),
     Column("stopped by", lambda row, _: row.stopped or NONE, "l"),
+    CAMPAIGN,
     ORIGIN,
 )
+#: shown only where rows differ in them
+DISTINGUISHING = (SOURCE, CAMPAIGN)
 #: what the zoos printed is a mean in most places, and a median in none
 PRINTED = MEDIAN._replace(title="latency, ms")
 #: what columns of these titles hold, said below a table that has one
@@ -266,6 +280,7 @@ EXPLAINED = {
     "parity error": "parity error: largest difference from the reference's output, as a share of its range",
     "samples": "samples: of the whole batch, in so many processes",
     "stopped by": "stopped by: what ended the repetitions",
+    "campaign": "campaign: when the zoo measured it and with what, under Environment; it is not the same of all",
     "from": "from: the run that measured it, or the document and line that it stands in",
 }
 
@@ -282,7 +297,7 @@ def laid_out(
     wanted = [
         PRINTED if column is MEDIAN and quotes else column
         for column in columns
-        if column is not SOURCE or several_sources(rows)
+        if column not in DISTINGUISHING or len({column.cell(row, marks) for row in rows}) > 1
     ]
     cells = {column: [column.cell(row, marks) for row in rows] for column in wanted}
     empty = [column for column in wanted if all(cell == NONE for cell in cells[column])]
@@ -324,7 +339,8 @@ def fronts(rows: Sequence[Row]) -> list[Table]:
     """The models of which none is beaten: a table for each device, precision, interval and source.
 
     Each is of the smallest batch size and, with it, the fewest threads that there are: of other points a latency may
-    be lower for no merit of the model. Rows without accuracy, and backends that measure nothing, are in none.
+    be lower for no merit of the model. Rows without accuracy, backends that measure nothing and figures that are known
+    to be wrong are in none.
     """
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
@@ -333,7 +349,7 @@ def fronts(rows: Sequence[Row]) -> list[Table]:
 
 
 def _front(group: list[Row]) -> list[Table]:
-    able = [row for row in group if row.latency_ms and row.top1 is not None and is_runtime(row.backend)]
+    able = [row for row in group if competes(row)]
     if not able:
         return []
     batch_size, count = point = min((row.batch_size, row.threads) for row in able)
@@ -346,11 +362,18 @@ def _front(group: list[Row]) -> list[Table]:
         f"of {models} model{'s' * (models > 1)}: none of the others is as accurate and surely faster, "
         "or as fast and more accurate; intervals that overlap decide nothing",
         f"the smallest batch size and fewest threads there are; others with: bench pick --device {first.device}",
+        *_campaigns(best),
         *_outside(group, chosen),
         *_weights_notes(chosen),
     ]
     title = f"Pareto front: {first.device}, {first.precision}, {first.interval}, {where}{sourced(group)}"
     return [laid_out(title, DECISION, best, notes, explained=False)]
+
+
+def _campaigns(best: Iterable[Row]) -> list[str]:
+    """That of several campaigns the software was not the same."""
+    several = len({row.campaign for row in best}) > 1
+    return ["of several campaigns: one was measured with newer software than another, see Environment"] * several
 
 
 def on_front(rows: Sequence[Row]) -> list[Row]:
@@ -373,7 +396,7 @@ def _outside(group: Iterable[Row], chosen: Iterable[Row]) -> list[str]:
     for row in chosen:
         missing.pop(row.model, None)
     named = ", ".join(list(missing)[:MOST_NAMED]) + ", …" * (len(missing) > MOST_NAMED)
-    return [f"not compared, for want of an accuracy or of a latency at this point: {named}"] * bool(missing)
+    return [f"not compared, for want of an accuracy or of a sound latency at this point: {named}"] * bool(missing)
 
 
 MOST_NAMED = 8

@@ -196,7 +196,7 @@ def test_a_front_is_of_the_smallest_batch_and_then_the_fewest_threads():
     )
     assert table.title.endswith("batch 2, 2 threads")
     assert column(table, "median, ms") == ["9.00"]
-    assert "not compared, for want of an accuracy or of a latency at this point: DPN92" in table.notes
+    assert "not compared, for want of an accuracy or of a sound latency at this point: DPN92" in table.notes
 
 
 def test_precisions_intervals_devices_and_sources_have_fronts_of_their_own():
@@ -272,6 +272,24 @@ def test_published_and_measured_are_never_in_one_line():
 def test_one_backend_of_each_source_is_no_comparison():
     row = rows_of(ok(case()))[0]
     assert tables.by_backend([row, msgspec.structs.replace(row, source="published", backend="openvino")]) == []
+
+
+def test_campaigns_are_told_apart_where_there_are_several():
+    one, other = quoted(device="v100", campaign="v100-gen1"), quoted(device="v100", campaign="v100-gen2", batch_size=4)
+    (table,) = tables.everything([one, other])
+    assert column(table, "campaign") == ["v100-gen1", "v100-gen2"]
+    assert "campaign" not in tables.everything([one])[0].columns
+    beside = msgspec.structs.replace(other, model="DPN92", batch_size=1, latency_ms=99.0, top1=0.9)
+    (front,) = tables.fronts([one, beside])
+    assert "of several campaigns: one was measured with newer software than another, see Environment" in front.notes
+
+
+def test_a_figure_that_is_known_to_be_wrong_beats_nobody():
+    wrong = quoted(device="v100", model="DPN92", latency_ms=0.1, qc="transcription_error")
+    (front,) = tables.fronts([wrong, quoted(device="v100", model="DPN68", latency_ms=2.82, qc="")])
+    assert column(front, "model") == ["DPN68"]
+    assert "not compared, for want of an accuracy or of a sound latency at this point: DPN92" in front.notes
+    assert tables.fronts([wrong]) == []
 
 
 def test_with_provenance_each_figure_says_where_it_is_from():
