@@ -234,7 +234,7 @@ def replay(seed: int, traces: Path | None) -> None:
 
 @selfcheck.command()
 @click.option("--model", default="MobileNetV2", show_default=True, metavar="NAME")
-@click.option("--backend", "backends", type=NAMES, multiple=True, help="Repeatable.  [default: those of this machine]")
+@click.option("--backend", "backends", type=NAMES, multiple=True, help="One a file.  [default: the first here]")
 @click.option(
     "--load",
     "loads",
@@ -260,7 +260,7 @@ def record(output: Path | None, quiet: bool, **options: Any) -> None:
     file = output or record.default_file()
     wanted = record.Wanted(
         model=options["model"],
-        backends=flatten(options["backends"]) or live.usable(),
+        backends=flatten(options["backends"]) or live.usable()[:1],
         loads=tuple(dict.fromkeys(options["loads"])),
         budget_s=options["budget"],
     )
@@ -326,6 +326,8 @@ def main() -> NoReturn:
 
 
 def complain(error: Exception, code: int) -> int:
+    for line in getattr(error, "__notes__", ()):
+        click.echo(f"bench: {line}", err=True)
     click.echo("bench: " + " ".join(str(error).split()), err=True)
     return code
 

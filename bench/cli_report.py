@@ -30,7 +30,7 @@ FILTERS = ("family", "device", "model", "backend", "run_id", "interval")
 @click.option(
     "--results", type=click.Path(path_type=Path), default="results", show_default=True, help="Folder or file."
 )
-@click.option("--family", help="Only this family.")
+@click.option("--family", help="Only this family; its page, in the layout of a zoo.")
 @click.option("--device", help="Only this device.")
 @click.option("--model", help="Only this model.")
 @click.option("--backend", help="Only this backend.")
@@ -42,7 +42,7 @@ def report(format_: str | None, source: str | None, output: Path | None, checkin
     """Tables and plots from records and from published figures."""
     from bench import report as reports
 
-    chosen = source or ("published" if asked["layout"] == "paddleclas" else "measured")
+    chosen = source or reports.USUAL_SOURCES[asked["layout"]]
     if checking:
         check_figures(cast("Source", chosen), format_ or "text", output, asked)
         return

@@ -3,6 +3,9 @@
 A message has up to three parts, joined by "; ": what was wrong, what was found, what to do next.
 """
 
+from collections.abc import Iterable
+from typing import Self
+
 
 class BenchError(Exception):
     """Something a user can act on. `str(error)` is the one line that `bench` prints, `log` what a worker left."""
@@ -12,6 +15,12 @@ class BenchError(Exception):
     def __init__(self, what: str, found: str = "", do: str = "", log: str = "") -> None:
         super().__init__("; ".join(part for part in (what, found, do) if part))
         self.log = log
+
+    def after(self, warnings: Iterable[str]) -> Self:
+        """The same, with what a user had better read before it."""
+        for line in warnings:
+            self.add_note(line)
+        return self
 
 
 EXPORT_AGAIN = "export the model again, or name another file"

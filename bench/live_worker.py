@@ -77,7 +77,7 @@ class Block(Frozen, frozen=True, tag_field="kind", tag="block"):
 class Ready(Frozen, frozen=True, tag_field="kind", tag="ready"):
     """The engine is open, and its outputs, if it computes any, are right and lie in the file `outputs`.
 
-    `deviations` says where the runtime does something else than it was asked to.
+    `deviations` says where the runtime does something else than it was asked to, `probe` what computes the probe.
     """
 
     version: str
@@ -88,6 +88,7 @@ class Ready(Frozen, frozen=True, tag_field="kind", tag="ready"):
     outputs: str = ""
     peak_memory_bytes: int | None = None
     deviations: tuple[str, ...] = ()
+    probe: str = ""
 
 
 class Compared(Frozen, frozen=True, tag_field="kind", tag="compared"):
@@ -227,6 +228,7 @@ def opened(order: LiveOrder) -> tuple[Player, Ready]:
         from bench import probe
 
         shoot = probe.make()
+        ready = msgspec.structs.replace(ready, probe=probe.program())
     return Player(slowed(run, clock, order.inject) if order.inject else run, clock, shoot), ready
 
 

@@ -233,12 +233,21 @@ class _Game:
             for side, ready in self.ready.items()
             for deviation in ready.deviations
         ]
-        shots = [block.probe_ns for side in self.order for block in self.done[side] if block.probe_ns is not None]
-        found += [Validity(*finding) for finding in telemetry.wavered(shots)]
+        if self.probes_differ:
+            named = ", ".join(f"side {side} {ready.probe}" for side, ready in self.ready.items())
+            found.append(Validity("unguarded", f"the compute probe is another program on each side: {named}"))
+        for side in self.order:
+            shots = [block.probe_ns for block in self.done[side] if block.probe_ns is not None]
+            found += [Validity(reason, f"side {side}: {words}") for reason, words in telemetry.wavered(shots)]
         here = {side: warm.cpus for side, warm in self.warm.items()}
         if here["A"] != here["B"]:
             found.append(Validity("other_cpus", f"A may run on CPUs {_list(here['A'])}, B on {_list(here['B'])}"))
         return tuple(found)
+
+    @property
+    def probes_differ(self) -> bool:
+        """Whether the sides' Pythons have different NumPys, whose speeds say nothing of the machine."""
+        return len({ready.probe for ready in self.ready.values()}) > 1
 
 
 class _LivePair(_Game):
@@ -280,7 +289,8 @@ class _LivePair(_Game):
             self.idle_cpu_ns[side] = (self.idle_cpu_ns[side] or 0) + after - before
 
     def pair(self) -> Pair:
-        return verdict.pair(*(_side(self.done[side], self.stage.cpu_clock) for side in ("A", "B")))
+        pair = verdict.pair(*(_side(self.done[side], self.stage.cpu_clock) for side in ("A", "B")))
+        return replace(pair, guard=None) if self.probes_differ else pair
 
 
 class _OneAtATime(_Game):
@@ -361,12 +371,15 @@ def _snapshots(workers: Iterable[Worker]) -> Snapshot | None:
 def together(own: Snapshot, known: Sequence[Snapshot]) -> Snapshot:
     """The machine as this process sees it, and the work of the others as if it were that of one process.
 
-    CPU time is that of all, this one's too, so that the rest of what the machine did is not ours.
+    CPU time is that of all, this one's too, so that the rest of what the machine did is not ours. Clocks and heat are
+    those of the CPUs that the others run on.
     """
     threads = dict(chain.from_iterable(each.threads.items() for each in known))
     return msgspec.structs.replace(
         own,
         threads=threads,
+        frequencies_khz=known[0].frequencies_khz,
+        thermal_throttles=known[0].thermal_throttles,
         cpu_ns=_sum([own.cpu_ns, *(each.cpu_ns for each in known)]),
         voluntary_switches=_sum([each.voluntary_switches for each in known]),
         involuntary_switches=_sum([each.involuntary_switches for each in known]),

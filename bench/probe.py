@@ -31,6 +31,13 @@ def make() -> Callable[[], int]:
     return shoot
 
 
+def program() -> str:
+    """What computes it: shots of different ones can't be compared. Raises ImportError without NumPy."""
+    import numpy
+
+    return f"NumPy {numpy.__version__}"
+
+
 class Shots:
     """The shots fired beside each interval, in ns and in order."""
 

@@ -11,16 +11,18 @@ import math
 import shlex
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar, get_args
 
 import msgspec
 
 from bench import catalog
 from bench.catalog import MODELS, ModelCard
 from bench.errors import UsageError
-from bench.schema import Frozen
+from bench.schema import Frozen, Precision
 
 FOLDER = MODELS / "published"
+#: a published figure may not say which it is of
+PRECISIONS: tuple[str, ...] = (*get_args(Precision), "unstated")
 #: what the documents measured with, in our words; engines that we don't run keep their names
 BACKENDS = {"tensorrt": "paddle_tensorrt", "paddle-lite": "paddle_lite", "mkldnn": "paddle"}
 
@@ -122,8 +124,13 @@ class Campaign(Frozen, frozen=True):
     notes: str = ""
 
     @property
+    def scope_stated(self) -> bool:
+        """Whether a document says what was timed; else `interval` is what is usual for such a device."""
+        return not self.timing_scope.startswith(("not stated", "OpenVINO benchmark tool"))
+
+    @property
     def interval(self) -> Literal["compute", "end_to_end"]:
-        """What its times hold, in the words of our records: those of GPUs copy in and out."""
+        """What its times hold, in the words of our records: those of GPUs copy in and out. See `scope_stated`."""
         return "end_to_end" if "copy" in self.timing_scope or self.device in ("v100", "t4") else "compute"
 
 
@@ -322,13 +329,21 @@ def _campaigns(folder: Path) -> Mapping[str, Campaign]:
 @functools.cache
 def _latencies(folder: Path) -> Table[Latency]:
     models, campaigns = _models(folder), _campaigns(folder)
+    canonical: set[tuple[Any, ...]] = set()
 
     def stray(latency: Latency) -> str:
-        if latency.model not in models:
-            return f"models.csv has no {latency.model!r}"
-        if not 0 < latency.latency_ms < math.inf:
-            return f"{latency.latency_ms} ms is no time"
-        return "" if latency.campaign in campaigns else f"campaigns.csv has no {latency.campaign!r}"
+        case = (latency.device, latency.backend, latency.precision, latency.batch_size, latency.threads)
+        wrong = {
+            f"models.csv has no {latency.model!r}": latency.model not in models,
+            f"campaigns.csv has no {latency.campaign!r}": latency.campaign not in campaigns,
+            f"{latency.latency_ms} ms is no time": not 0 < latency.latency_ms < math.inf,
+            f"no precision is called {latency.precision!r}": latency.precision not in PRECISIONS,
+            "batch size and threads are positive": latency.batch_size < 1 or (latency.threads or 1) < 1,
+            "another line of this case is canonical": latency.canonical and (latency.model, case) in canonical,
+        }
+        if latency.canonical:
+            canonical.add((latency.model, case))
+        return next((words for words, holds in wrong.items() if holds), "")
 
     return sound(folder / "latency.csv", Latency, stray)
 

@@ -230,13 +230,19 @@ def believed(log_ratios: Sequence[float], error: float, rule: Rule) -> Interval:
     seen with 4 pairs in 13 instead of 37 of 100 of the worst jobs (even units). So silence means less where pairs
     scatter by more than 1.5 % and nothing is known of the machine: up to 8 in 100 pass at the tolerance.
     """
-    if len(log_ratios) < min(LOOKS):
-        return interval(log_ratios, error, rule.sd, rule.df)
-    moderated = interval(log_ratios, error, rule.sd, 0 if _scattered(log_ratios, rule) else rule.df)
-    own = interval(log_ratios, min(OWN_SHARE * error, 0.5), rule.sd, 0)
+    moderated, own = _judges(log_ratios, error, rule)
     return replace(
         moderated, lower=min(moderated.lower, max(0.0, own.lower)), upper=max(moderated.upper, min(0.0, own.upper))
     )
+
+
+def _judges(log_ratios: Sequence[float], error: float, rule: Rule) -> tuple[Interval, Interval]:
+    """The two intervals that a change must stand in. Fewer pairs than any look has are only described."""
+    if len(log_ratios) < min(LOOKS):
+        known = interval(log_ratios, error, rule.sd, rule.df)
+        return known, known
+    moderated = interval(log_ratios, error, rule.sd, 0 if _scattered(log_ratios, rule) else rule.df)
+    return moderated, interval(log_ratios, min(OWN_SHARE * error, 0.5), rule.sd, 0)
 
 
 def _scattered(log_ratios: Sequence[float], rule: Rule) -> bool:
@@ -317,7 +323,8 @@ def _known(measured: Sequence[Pair], error: float, rule: Rule) -> tuple[Verdict,
     wall = believed(values, error, rule)
     cpu = believed(cpu_values, error, rule) if len(cpu_values) == len(sound) else None
     spread = _standard_error(values, rule.sd, rule.df)
-    reach = math.log1p(rule.margin) + wall.upper - wall.centre + statistics.NormalDist().inv_cdf(0.9) * spread
+    halves = [known.upper - known.centre for known in _judges(values, error, rule)]
+    reach = math.log1p(rule.margin) + max(halves) + statistics.NormalDist().inv_cdf(0.9) * spread
     verdict = Verdict(
         outcome="INCONCLUSIVE",
         ratio=math.exp(wall.centre),
@@ -607,7 +614,8 @@ def _placed(logs: Sequence[float], start: int, seen: int, change: Change) -> Cha
     least = min(deviations.values())
     # Rounding must not decide between equals.
     at = next(at for at, deviation in deviations.items() if deviation <= least + 1e-9)
-    return replace(change, index=at, shift=statistics.median(logs[at:seen]) - statistics.median(logs[first:at]))
+    shift = statistics.median(logs[at:seen]) - statistics.median(logs[first:at])
+    return replace(change, index=at, seen=max(at, change.seen), shift=shift)
 
 
 def _deviation(logs: Sequence[float], sd: float) -> float:

@@ -114,7 +114,7 @@ what was published, but no latency of another device. Made by
 `bench report --source published --format html --output site` writes one page with all published figures, a Pareto
 plot to choose from and tables to sort; `--format csv`, `json` and `latex` the same for other programs.
 """
-PICK = "pick --device sd855 --max-latency 15ms --min-top1 0.72 --source published"
+PICK = "pick --device sd855 --threads 1 --max-latency 15ms --min-top1 0.72 --source published"
 FRONT = "front.cpu.onnxruntime.fp32.bs1.t1.compute.measured.png"
 MEASURED = (
     "bench run --model MobileNetV1_x0_25 --model MobileNetV2 --model MobileNetV3_small_x1_0 --model PPLCNet_x1_0 "

@@ -173,7 +173,6 @@ def test_pair_on_two_machines_is_dropped(slower):
         ({"realtime_offset_ns": -3_000_000_000}, "clock_step"),
         ({"throttled_periods": 3}, "throttled"),
         ({"swap_ins": 3}, "swapping"),
-        ({"thermal_throttles": 1}, "throttled"),
         ({"clocksource": "hpet"}, "coarse_clock"),
     ],
 )
@@ -203,6 +202,29 @@ def test_what_is_not_as_asked_is_said(monkeypatch):
         f"side {side}, threads: 1 asked, 2 in effect" for side in "AB"
     }
     assert found.pair.sound
+
+
+def test_probes_of_different_programs_judge_nothing(monkeypatch):
+    """Two Pythons may hold two NumPys: one 8 % slower for B says nothing of the machine."""
+    opened = Pretender.open
+    names = {"A": "NumPy 1.26.4", "B": "NumPy 2.4.6"}
+    monkeypatch.setattr(Pretender, "open", lambda self: msgspec.structs.replace(opened(self), probe=names[self.side]))
+    stage = Pretence({("B", 0): {"probe_ns": 324_000}})
+    found = play(stage, 0)
+    assert (found.pair.guard, found.pair.sound) == (None, True)
+    (doubt,) = found.record.validity
+    assert doubt.reason == "unguarded"
+    assert "side A NumPy 1.26.4" in doubt.evidence
+    monkeypatch.setattr(Pretender, "open", opened)
+    assert not play(stage, 0).pair.sound
+
+
+def test_heat_of_the_pairs_own_cpus_drops_it(monkeypatch):
+    """The coordinator keeps off them, so what it sees of its own says nothing."""
+    counts = itertools.chain([0, 0], itertools.repeat(3))
+    snapshot = lambda _: msgspec.structs.replace(QUIET, thermal_throttles=next(counts))  # noqa: E731
+    monkeypatch.setattr(Pretender, "snapshot", snapshot)
+    assert "slowed down for heat or power 3 times" in play(Pretence(), 0).record.dropped
 
 
 def test_a_probe_that_varies_is_said(monkeypatch):

@@ -236,8 +236,23 @@ def test_damage_is_a_warning(measured, tmp_path):
 def test_several_machines_get_a_note(measured, tmp_path):
     results = measured(*five(case(SMALL), 5))
     other = {"hardware": {"cpu": {"name": "Xeon"}}}
-    write(tmp_path, [ok(case(LARGE), day=2, environment_id="e2")], header(2, other, "e2"))
-    assert pick(results).notes[0].startswith("cpu is 2 different machines here")
+    write(tmp_path, [ok(case(LARGE), ms=1, day=2, environment_id="e2")], header(2, other, "e2"))
+    found = pick(results)
+    assert found.notes[0].startswith("cpu is 2 different machines here")
+    assert [each.pareto for each in found.candidates] == [True, True]
+
+
+def test_a_front_is_of_one_batch_size_and_notes_say_what_else_differs(measured):
+    results = measured(
+        *five(case(SMALL), 9), *five(case(LARGE, batch_size=4, threads=2), 5), *five(case("mine", precision="int8"), 3)
+    )
+    found = pick(results)
+    front = {each.row.model: each.pareto for each in found.candidates}
+    assert (front[SMALL], front[LARGE]) == (True, True)
+    notes = "\n".join(picking.table(found).notes)
+    for option in ("--batch-size", "--threads", "--precision"):
+        assert f"name one with {option}" in notes
+    assert "name one with" not in "".join(picking.table(pick(results, threads=1, precision="fp32")).notes)
 
 
 # Nothing fits

@@ -134,6 +134,14 @@ def test_what_is_no_file_of_traces_is_refused_in_a_line_and_left_alone(tmp_path,
     assert (file.read_bytes() if file.is_file() else None) == before
 
 
+def test_several_programs_are_not_replayed_as_one(tmp_path):
+    units = meta({**GOOD, "model": "M", "backend": "openvino"}, {**GOOD, "model": "M", "backend": "paddle"})
+    np.savez(tmp_path / "both.npz", A=ONE, meta=units)
+    code, _, err = stored.bench("selfcheck", "replay", "--traces", tmp_path / "both.npz")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "both.npz holds several programs; M on openvino, M on paddle; record each" in err
+
+
 def test_a_missing_file_cannot_be_replayed(tmp_path):
     code, _, err = stored.bench("selfcheck", "replay", "--traces", tmp_path / "none.npz")
     assert (code, err.count("\n")) == (2, 1)

@@ -217,6 +217,14 @@ def test_pairs_far_apart_leave_the_expected_spread_behind():
     assert verdict.believed(far, 0.01, Rule()) == verdict.interval(far, 0.01, Rule.sd, 0)
 
 
+def test_detectable_allows_for_both_intervals():
+    """Of three pairs the own interval is the wider one by far, unless they agree."""
+    even, odd = ([Pair(value, value) for value in values] for values in ([0.0, 0.0, 0.0], [-0.006, 0.0, 0.006]))
+    assert decide(even, Rule(pairs=3)).detectable < 0.03
+    own = verdict.interval([-0.006, 0.0, 0.006], verdict.OWN_SHARE * 0.01, Rule.sd, 0)
+    assert decide(odd, Rule(pairs=3)).detectable > own.upper + Rule.margin
+
+
 def test_a_change_must_stand_in_the_pairs_own_spread_but_a_pass_need_not():
     values = [0.012, 0.02, 0.028]
     shrunk, held = verdict.interval(values, 0.0005, Rule.sd, Rule.df), verdict.believed(values, 0.0005, Rule())
@@ -340,6 +348,13 @@ def test_a_large_step_is_placed_exactly(later):
         found = next(one for one in verdict.changes(series(30 + later, seed, at30=0.1)) if one.seen >= 30)
         assert found.index == 30
         assert found.shift == pytest.approx(0.1, abs=0.02)
+
+
+def test_nothing_is_seen_before_it_happened():
+    """A step that grows moves on with the points that show it."""
+    for seed in range(60):
+        for change in verdict.changes(series(60, seed, at30=0.015, at33=0.03, at36=0.03)):
+            assert change.index <= change.seen
 
 
 def test_a_wild_point_does_not_draw_a_step_to_it():

@@ -17,7 +17,7 @@ from bench.catalog import ModelCard
 from bench.errors import UsageError, unknown
 from bench.published import Campaign, Latency
 from bench.report import rows
-from bench.report.rows import OWN, Row, family_of
+from bench.report.rows import OWN, Machines, Row, family_of
 from bench.schema import Case, Record
 from bench.store import Header, Run, Unreadable
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 Source = Literal["measured", "published", "both"]
 Layout = Literal["default", "paddleclas"]
 Language = Literal["en", "zh"]
+
+#: what a layout shows unless asked for something else
+USUAL_SOURCES: dict[str, Source] = {"default": "measured", "paddleclas": "published"}
 
 LIST_RESULTS = "see what there is with: bench list results"
 
@@ -53,6 +56,7 @@ class Report:
     `notes` hold for all tables; `environment` has a line for each machine as it was; `command` is that which makes the
     report again, less its `--format`; `warnings` are for standard error. With `provenance` every figure of a table
     says where it is from. `results` is where the records are, `asked` what of them, by the name of the option.
+    `machines` tells those of one name apart.
     """
 
     rows: list[Row]
@@ -67,6 +71,7 @@ class Report:
     command: str = ""
     warnings: tuple[str, ...] = ()
     asked: Mapping[str, str] = field(default_factory=dict)
+    machines: Machines = field(default_factory=dict)
 
     @cached_property
     def tables(self) -> list[Table]:
@@ -77,7 +82,7 @@ class Report:
             return paddleclas.tables(self)
         from bench.report import tables
 
-        return tables.default(self.rows, self.cards, self.provenance)
+        return tables.default(self.rows, self.cards, self.provenance, self.machines)
 
     @cached_property
     def latency(self) -> list[Table]:
@@ -86,7 +91,7 @@ class Report:
             return self.tables
         from bench.report import tables
 
-        return tables.latency(self.rows, self.provenance)
+        return tables.latency(self.rows, self.provenance, self.machines)
 
     @cached_property
     def origins(self) -> "list[Origin]":
@@ -157,15 +162,16 @@ def build(
     }
     asked = {name: value for name, value in named.items() if value is not None}
     cards = catalog.cards()
-    reading = Reading(asked, cards)
+    reading = Reading(asked, cards, layout)
     found = reading.rows(results, interval) if source != "published" else []
     if source != "measured":
         quoted = rows.quoted(_quotable(layout, reading.asked.get("family")))
         found = sorted([*found, *filter(reading.wanted, quoted)], key=rows.order(cards))
         reading.warnings += published.troubles(all_tables=layout == "paddleclas")
     if not found and not _paged(source, layout, reading.asked):
-        raise reading.nothing(results)
+        raise reading.nothing(results).after(reading.warnings)
     words = {"source": source, "layout": layout, "lang": language}
+    machines = several_machines(found, reading.headers)
     return Report(
         rows=found,
         cards=cards,
@@ -174,11 +180,12 @@ def build(
         language=language,
         provenance=provenance,
         results=results,
-        notes=strangers(found, reading.headers),
+        notes=strangers(machines),
         environment=_environments(found, reading.headers),
         command=_command(results, {**_changed(words), **asked}, provenance),
         warnings=tuple(reading.warnings),
         asked=reading.asked,
+        machines=machines,
     )
 
 
@@ -191,6 +198,15 @@ def _quotable(layout: Layout, family: str | None) -> Iterable[Latency]:
     return paddleclas.latencies(family)
 
 
+def _on_page(layout: Layout, family: str | None) -> frozenset[str]:
+    """The models on the page of a family; none where the layout has no pages or shows all of them."""
+    if layout == "default" or family is None:
+        return frozenset()
+    from bench.report import paddleclas
+
+    return paddleclas.models(family)
+
+
 def _paged(source: Source, layout: Layout, asked: Mapping[str, str]) -> bool:
     """Whether there are tables without any latency: some published pages have none."""
     if source == "measured" or layout == "default":
@@ -200,11 +216,9 @@ def _paged(source: Source, layout: Layout, asked: Mapping[str, str]) -> bool:
     return paddleclas.shows(asked)
 
 
-DEFAULTS = {"source": "measured", "layout": "default", "lang": "en"}
-
-
 def _changed(words: Mapping[str, str]) -> dict[str, str]:
-    return {name: word for name, word in words.items() if word != DEFAULTS[name]}
+    usual = {"source": USUAL_SOURCES[words["layout"]], "layout": "default", "lang": "en"}
+    return {name: word for name, word in words.items() if word != usual[name]}
 
 
 def _command(results: Path, asked: Mapping[str, str], provenance: bool) -> str:
@@ -217,11 +231,15 @@ def _command(results: Path, asked: Mapping[str, str], provenance: bool) -> str:
 
 
 class Reading:
-    """Runs as they are read: records that are asked for go on; what there was is kept for messages and notes."""
+    """Runs as they are read: records that are asked for go on; what there was is kept for messages and notes.
 
-    def __init__(self, asked: Mapping[str, str], cards: Mapping[str, ModelCard]) -> None:
+    A layout that regenerates pages asks with a family for its page: for the models beside it there as well.
+    """
+
+    def __init__(self, asked: Mapping[str, str], cards: Mapping[str, ModelCard], layout: Layout = "default") -> None:
         self.asked = {**asked, **({"family": _spelt(asked["family"])} if "family" in asked else {})}
         self.cards = cards
+        self._on_page = _on_page(layout, self.asked.get("family"))
         self.seen: dict[str, set[str]] = {
             name: set() for name in ("family", "device", "model", "backend", "run", "interval")
         }
@@ -294,7 +312,7 @@ class Reading:
         self.seen["interval"].update(intervals)
         case, run_id = record.case, record.run_id
         if (case, run_id) not in self._fitting:
-            family = family_of(case.model, self.cards)
+            family = self._family(case.model, family_of(case.model, self.cards))
             self._fitting[case, run_id] = self._fits(
                 {"family": family, "device": case.device, "model": case.model, "backend": case.backend, "run": run_id}
             )
@@ -302,8 +320,12 @@ class Reading:
 
     def wanted(self, row: Row) -> bool:
         """Whether a row of published figures is asked for; it belongs to no run."""
-        names = ("family", "device", "model", "backend", "interval")
-        return "run" not in self.asked and self._fits({name: getattr(row, name) for name in names})
+        found = {name: getattr(row, name) for name in ("device", "model", "backend", "interval")}
+        return "run" not in self.asked and self._fits({"family": self._family(row.model, row.family), **found})
+
+    def _family(self, model: str, family: str) -> str:
+        """The family that a model counts for: on the page of the one asked for, that one."""
+        return self.asked["family"] if model in self._on_page else family
 
     def _fits(self, found: Mapping[str, str]) -> bool:
         for name, value in found.items():
@@ -386,18 +408,30 @@ def _fits(name: str, value: str, wanted: str) -> bool:
 # Where it was measured
 
 
-def strangers(found: Iterable[Row], headers: Iterable[Header]) -> tuple[str, ...]:
-    """A note on each device whose rows come from different machines: `cpu` is whatever machine it was."""
+def several_machines(found: Iterable[Row], headers: Iterable[Header]) -> Machines:
+    """Tells machines apart that have one name: `cpu` is whatever machine it was. Empty where no device is several."""
     classes = {header.environment_id: environment.machine_class(header.environment) for header in headers}
-    machines: dict[str, dict[str, str]] = {}
+    runs: dict[str, dict[str, str]] = {}
     for row in found:
         if row.environment_id in classes:
-            machines.setdefault(row.device, {})[classes[row.environment_id]] = row.run_id
+            runs.setdefault(row.device, {})[classes[row.environment_id]] = row.run_id
+    return {
+        (device, environment_id): named[machine]
+        for device, named in runs.items()
+        for environment_id, machine in classes.items()
+        if len(named) > 1 and machine in named
+    }
+
+
+def strangers(machines: Machines) -> tuple[str, ...]:
+    """A note on each device whose rows come from different machines."""
+    runs: dict[str, set[str]] = {}
+    for (device, _), run_id in machines.items():
+        runs.setdefault(device, set()).add(run_id)
     return tuple(
-        f"{device} is {len(runs)} different machines here (runs {', '.join(sorted(runs.values()))}): "
+        f"{device} is {len(named)} different machines here (runs {', '.join(sorted(named))}): "
         "compare rows of one run only"
-        for device, runs in machines.items()
-        if len(runs) > 1
+        for device, named in runs.items()
     )
 
 
@@ -423,11 +457,12 @@ def campaign_line(campaign: Campaign) -> str:
         "runs": campaign.runs,
         "warm-up": campaign.warmup,
         "statistic": campaign.statistic,
-        "timed": campaign.timing_scope,
+        "timed": campaign.timing_scope + ("" if campaign.scope_stated else f" (taken for {campaign.interval})"),
         "published": campaign.published,
     }
     words = "; ".join(f"{name}: {text}" for name, text in said.items() if text)
-    return f"{campaign.device} as published, measured by the zoo ({campaign.campaign}): {campaign.hardware}; {words}"
+    name = f"{campaign.device} as published, measured by its publisher ({campaign.campaign})"
+    return f"{name}: {campaign.hardware}; {words}"
 
 
 def _run_line(run_id: str, header: Header | None) -> str:

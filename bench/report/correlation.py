@@ -1,14 +1,16 @@
 """How far size tells speed: rank correlation of latency with MACs and parameters, and of our ranking with others'.
 
 As the table of the MobileOne article has it (Vasu et al., "MobileOne: An Improved One millisecond Mobile Backbone",
-CVPR 2023, table 1), for every device, backend, precision, batch size and number of threads with enough networks.
+CVPR 2023, table 1), for every device, machine, backend, precision, batch size and number of threads with enough
+networks.
 """
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 from bench import stats
 from bench.report import Table
-from bench.report.rows import Row, is_runtime
+from bench.report.rows import ONE_MACHINE, Machines, Row, is_runtime, place
+from bench.report.tables import is_wrong
 
 LEAST_NETWORKS = 5
 NONE = "–"
@@ -21,24 +23,27 @@ METHOD = (
 Latencies = Mapping[Hashable, Row]
 
 
-def tables(rows: Sequence[Row]) -> list[Table]:
+def tables(rows: Sequence[Row], machines: Machines = ONE_MACHINE) -> list[Table]:
     """No table where no case has five networks."""
-    groups = _groups(rows)
+    groups = _groups(rows, machines)
     return [*_with_size(groups), *_with_published(groups)]
 
 
-def _groups(rows: Iterable[Row]) -> dict[tuple[object, ...], dict[Hashable, Row]]:
-    """By source and case but for the model: a row for each network, which twins of equal size share."""
+def _groups(rows: Iterable[Row], machines: Machines) -> dict[tuple[object, ...], dict[Hashable, Row]]:
+    """By source and case but for the model: a row for each network, which twins of equal size share.
+
+    Figures that are known to be wrong are in none.
+    """
     groups: dict[tuple[object, ...], dict[Hashable, Row]] = {}
     for row in rows:
-        if row.latency_ms is not None and row.gmacs is not None and is_runtime(row.backend):
-            group = groups.setdefault((row.source, *_case(row)), {})
+        if row.latency_ms is not None and row.gmacs is not None and is_runtime(row.backend) and not is_wrong(row):
+            group = groups.setdefault((row.source, *_case(row, machines)), {})
             group.setdefault((row.gmacs, row.params_m), row)
     return {key: group for key, group in groups.items() if len(group) >= LEAST_NETWORKS}
 
 
-def _case(row: Row) -> tuple[object, ...]:
-    return (row.device, row.backend, row.precision, row.batch_size, row.threads, row.interval)
+def _case(row: Row, machines: Machines) -> tuple[object, ...]:
+    return (place(row, machines), row.backend, row.precision, row.batch_size, row.threads, row.interval)
 
 
 def _shown(case: Iterable[object]) -> tuple[str, ...]:
@@ -85,13 +90,17 @@ def _beside(
     ours: tuple[object, ...], group: Latencies, groups: Mapping[tuple[object, ...], Latencies]
 ) -> Iterable[tuple[str, ...]]:
     """A line for each published case that is ours but for the backend; its threads may not be stated."""
-    _, device, backend, precision, batch_size, threads, interval = ours
+    _, where, backend, precision, batch_size, threads, interval = ours
     for (source, *case), published in groups.items():
-        alike = case[0] == device and case[2:4] == [precision, batch_size] and case[5] == interval
-        if source != "published" or not alike or case[4] not in (threads, 0):
+        alike = case[2:4] == [precision, batch_size] and case[4] in (threads, 0) and case[5] == interval
+        if source != "published" or not alike or _device(published) != _device(group):
             continue
         common = [key for key in group if key in published]
         both = [(group[key].latency_ms or 0.0, published[key].latency_ms or 0.0) for key in common]
         if len(common) >= LEAST_NETWORKS:
-            words = _shown((device, backend, case[1], precision, batch_size, threads, interval))
+            words = _shown((where, backend, case[1], precision, batch_size, threads, interval))
             yield (*words, str(len(common)), *_spearman(both))
+
+
+def _device(group: Latencies) -> str:
+    return next(row.device for row in group.values())

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
+from bench import catalog
 from bench.errors import UsageError
 from bench.published import Figure, Latency
 from bench.report import Report, Table, pages
@@ -50,7 +51,13 @@ COUNTED_FROM = Words("bench 统计自 {network}", "counted by bench from {networ
 DIVIDED = Words("实测或统计 ÷ 公布", "measured or counted ÷ published")
 QUOTED = Words("公布的数字出自 {places}", "published figures: {places}")
 CAMPAIGNS = Words("（测量批次 {names}）", " (measuring campaign {names})")
-MEASURED_BY = Words("实测：后端 {backend}，口径 {interval}，{runs}", "measured: {backend}, {interval}, {runs}")
+MEASURED_BY = Words(
+    "实测：后端 {backend}，口径 {interval}，线程数 {threads}，{runs}",
+    "measured: {backend}, {interval}, threads {threads}, {runs}",
+)
+THREADS_UNSTATED = Words(
+    "该页未注明线程数：实测取线程数最多者", "threads not stated on the page: of the measured ones the most are taken"
+)
 COUNTS = Words(
     "FLOPs、Params 不是实测，而由 bench 统计：FLOPs 的口径与该页相同（MACs 或 2×MACs），Params 为可训练参数",
     "FLOPs and parameters are not measured but counted by bench: FLOPs in the convention of the page (MACs or 2×MACs), "
@@ -135,6 +142,11 @@ def origins(report: Report) -> list[Origin]:
 def latencies(family: str | None) -> list[Latency]:
     """Those that stand on the page of a family or on all pages, in their order."""
     return [latency for page in _pages({"family": family} if family else {}) for latency in page.latencies]
+
+
+def models(family: str) -> frozenset[str]:
+    """Those that stand on the page of a family, whichever family they are of."""
+    return frozenset(line.model for grid in pages.page(family).grids for line in grid.lines)
 
 
 def shows(asked: Mapping[str, str]) -> bool:
@@ -282,9 +294,14 @@ class Filling:
             row = self.measured.find(self.grid, line, column)
             return row.latency_ms if row and row.status == "ok" else None
         if column.takes.field == "storage_mb":
-            files = (self.measured.find(self.grid, line, each) for each in self.grid.columns)
-            return next((row.storage_mb for row in files if row and row.storage_mb), None)
+            row = self._stored(line)
+            return row.storage_mb if row else None
         return self._count(column.takes.field, line.facts.get(column.takes.field), line.model)
+
+    def _stored(self, line: Line) -> Row | None:
+        """The row whose file gives the size of a model: of those with a latency the first, if there is one."""
+        found = (self.measured.find(self.grid, line, column) for column in self.grid.columns)
+        return min((row for row in found if row and row.storage_mb), key=lambda row: row.status != "ok", default=None)
 
     def _count(self, field: str, figure: Figure | None, model: str) -> float | None:
         """FLOPs in the convention of the figure beside it, which says how the page counts."""
@@ -308,7 +325,7 @@ class Filling:
         text = f"{number:.{self._decimals(column)}f}"
         for doubt in self._doubts(row, line):
             text = self.footnotes.mark(text, doubt)
-        return Cell(text, self._origin(row, line))
+        return Cell(text, self._origin(column, line))
 
     def _missing(self, column: Column, line: Line) -> Cell:
         if isinstance(column.takes, Fact) and column.takes.field in ACCURACIES:
@@ -326,11 +343,11 @@ class Filling:
         if row and card and size and str(card.input_shape[-1]) != size.value:
             yield self._say(OTHER_SIZE, size=str(card.input_shape[-1]))
 
-    def _origin(self, row: Row | None, line: Line) -> str:
-        rows = (self.measured.find(self.grid, line, column) for column in self.grid.columns)
-        found = row or next((each for each in rows if each and each.status == "ok"), None)
-        if found:
-            return self._say(RECORDS, run=found.run_id, count=str(found.repetitions))
+    def _origin(self, column: Column, line: Line) -> str:
+        """Of a number that is there: its run, or for a count the network."""
+        row = self.measured.find(self.grid, line, column) or (None if _is_count(column) else self._stored(line))
+        if row:
+            return self._say(RECORDS, run=row.run_id, count=str(row.repetitions))
         return self._say(COUNTED_FROM, network=self.report.cards[line.model].network)
 
     def _ratio(self, column: Column, line: Line) -> Cell:
@@ -352,21 +369,40 @@ class Filling:
             yield from self._notes_on_published()
 
     def _notes_on_measured(self, lines: Iterable[tuple[Cell, ...]]) -> Iterator[str]:
-        rows = [
-            row
-            for line in self.grid.lines
-            for column in self.grid.columns
-            if (row := self.measured.find(self.grid, line, column)) and row.status == "ok"
-        ]
-        for backend in dict.fromkeys(row.backend for row in rows):
-            own = [row for row in rows if row.backend == backend]
-            runs = self._say(RECORDS, run=", ".join(dict.fromkeys(row.run_id for row in own)), count=str(_records(own)))
-            yield self._say(MEASURED_BY, backend=backend, interval=str(self.grid.interval), runs=runs)
+        taken = {column: list(self._taken(column)) for column in self.grid.columns}
+        yield from self._notes_on_runs([row for rows in taken.values() for row in rows])
+        if any(rows and self._unstated(column) for column, rows in taken.items()):
+            yield self._say(THREADS_UNSTATED)
         counts = [column for column in self.grid.columns if _is_count(column)]
         if any(self._number(column, line) is not None for column in counts for line in self.grid.lines):
             yield self._say(COUNTS)
         if any(cell.text == NONE for line in lines for cell in line):
             yield f"{NONE} {self._say(NOT_MEASURED)}"
+
+    def _taken(self, column: Column) -> Iterator[Row]:
+        """The rows whose latencies stand in a column."""
+        found = (self.measured.find(self.grid, line, column) for line in self.grid.lines)
+        return (row for row in found if row and row.status == "ok")
+
+    def _unstated(self, column: Column) -> bool:
+        """Whether times depend on a number of threads that the page doesn't give; those of a GPU have none."""
+        profile = catalog.profiles().get(self.grid.device)
+        gpu = profile is not None and profile.kind == "gpu"
+        return isinstance(column.takes, Time) and column.takes.threads is None and not gpu
+
+    def _notes_on_runs(self, rows: Iterable[Row]) -> Iterator[str]:
+        by_backend: dict[str, list[Row]] = {}
+        for row in rows:
+            by_backend.setdefault(row.backend, []).append(row)
+        for backend, own in by_backend.items():
+            names = ", ".join(dict.fromkeys(row.run_id for row in own))
+            yield self._say(
+                MEASURED_BY,
+                backend=backend,
+                interval=str(self.grid.interval),
+                threads=", ".join(map(str, sorted({row.threads for row in own}))),
+                runs=self._say(RECORDS, run=names, count=str(_records(own))),
+            )
 
     def _notes_on_published(self) -> Iterator[str]:
         if note := self._say(self.grid.kind.note):

@@ -10,8 +10,8 @@ import msgspec
 
 from bench import catalog, published
 from bench.errors import BenchError, Unavailable, UsageError
-from bench.report import Reading, Source, Table, csv, markdown, rows, strangers, tables, text
-from bench.report.rows import INTERVALS, Row, is_runtime
+from bench.report import Reading, Source, Table, csv, markdown, rows, several_machines, strangers, tables, text
+from bench.report.rows import INTERVALS, Machines, Row, is_runtime, place
 from bench.schema import Frozen
 
 Fit = Literal["yes", "maybe", "no", "unknown"]
@@ -108,7 +108,7 @@ def pick(results: Path, wanted: Wanted) -> Picked:
     fitting = [(row, _fit(row, keeping)) for row in comparable]
     chosen = sorted((each for each in fitting if each[1] in ("yes", "maybe")), key=_worth)
     chosen = chosen if wanted.every else _fastest(chosen)
-    best = _fronts([row for row, _ in chosen])
+    best = _fronts([row for row, _ in chosen], figures.machines)
     return Picked(
         wanted,
         [Candidate(rank, fit, id(row) in best, row) for rank, (row, fit) in enumerate(chosen, start=1)],
@@ -140,12 +140,12 @@ def _fastest(ranked: Iterable[tuple[Row, Fit]]) -> list[tuple[Row, Fit]]:
     return sorted(found.values(), key=_worth)
 
 
-def _fronts(chosen: list[Row]) -> set[int]:
-    """The identities of those on a front; measured and published rows have one each."""
-    groups: dict[str, list[Row]] = {}
+def _fronts(chosen: list[Row], machines: Machines) -> set[int]:
+    """The identities of those on a front: one of each source, batch size and machine, whatever else they differ in."""
+    groups: dict[tuple[str, int, str], list[Row]] = {}
     for row in chosen:
         if tables.competes(row):
-            groups.setdefault(row.source, []).append(row)
+            groups.setdefault((row.source, row.batch_size, place(row, machines)), []).append(row)
     return {id(row) for group in groups.values() for row in tables.on_front(group)}
 
 
@@ -156,7 +156,8 @@ def _fronts(chosen: list[Row]) -> set[int]:
 class Figures:
     rows: list[Row]
     notes: tuple[str, ...]
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[str, ...]
+    machines: Machines
 
 
 def _figures(results: Path, wanted: Wanted) -> Figures:
@@ -173,13 +174,16 @@ def _figures(results: Path, wanted: Wanted) -> Figures:
         "both": [*measured, *printed],
         None: measured if records_count else printed,
     }
-    notes = [*_extrapolated(wanted), *strangers(measured, reading.headers)]
+    machines = several_machines(measured, reading.headers)
+    notes = [*_extrapolated(wanted), *strangers(machines)]
     if wanted.source is None and not records_count:
         notes.append(f"no latency of {device} in {results}: these are published figures")
+    warnings = (*reading.warnings, *(published.troubles() if wanted.source != "measured" else ()))
     if not found[wanted.source]:
         there = {"measured": reading.seen["device"], "published": {row.device for row in quoted}}
-        raise _unheard(wanted, device, {name: there[name] for name in there if wanted.source in (name, "both", None)})
-    return Figures(found[wanted.source], tuple(notes), tuple(reading.warnings))
+        asked = {name: there[name] for name in there if wanted.source in (name, "both", None)}
+        raise _unheard(wanted, device, asked).after(warnings)
+    return Figures(found[wanted.source], tuple(notes), warnings, machines)
 
 
 def _extrapolated(wanted: Wanted) -> list[str]:
@@ -296,7 +300,7 @@ def table(picked: Picked) -> Table:
     sources = " and ".join(sorted({row.source for row in found}))
     stranger = f", EXTRAPOLATED from {picked.wanted.from_device}" if _extrapolated(picked.wanted) else ""
     title = f"Models for {picked.wanted.device}{stranger}, {sources} figures, {asked}"
-    body = tables.laid_out(title, COLUMNS, found, [*picked.notes, *_batches(found)])
+    body = tables.laid_out(title, COLUMNS, found, [*picked.notes, *_differences(found)])
     beside = [(str(each.rank), each.fits, "*" if each.pareto else "") for each in picked.candidates]
     return Table(
         title,
@@ -307,14 +311,21 @@ def table(picked: Picked) -> Table:
     )
 
 
-def _batches(found: Iterable[Row]) -> list[str]:
-    several = len({row.batch_size for row in found}) > 1
-    return ["batch sizes differ, and a latency is of the whole batch; name one with --batch-size"] * several
+def _differences(found: Sequence[Row]) -> list[str]:
+    """What is not the same of all, and how to ask for one of it."""
+    return [note for name, note in DIFFERING.items() if len({getattr(row, name) for row in found}) > 1]
 
+
+DIFFERING = {
+    "batch_size": "batch sizes differ, and a latency is of the whole batch; name one with --batch-size",
+    "threads": "numbers of threads differ; name one with --threads",
+    "precision": "precisions differ; name one with --precision",
+}
 
 MARKS = (
     "fits: maybe, where the limit is inside the interval of the latency",
-    "front *: none of the others here is as accurate and surely faster, or as fast and more accurate",
+    "front *: of those here of its source, machine and batch size none is as accurate and surely faster, "
+    "or as fast and more accurate",
 )
 
 

@@ -8,21 +8,22 @@ from typing import Any, cast, get_args
 
 import msgspec
 
-from bench import backends, published, stats, store
+from bench import backends, catalog, published, stats, store
 from bench.catalog import ModelCard
 from bench.published import Latency
 from bench.schema import Artifact, Case, Frozen, Interval, Measurement, Precision, Record, Samples, Status, Telemetry
 from bench.store import Run
 
 INTERVALS: tuple[Interval, ...] = get_args(Interval)
-#: a published figure may not say which it is of
-PRECISIONS: tuple[str, ...] = (*get_args(Precision), "unstated")
 #: the family of a model that has no card, and the weights that are in its file
 OWN = "own"
 #: weights under which a network is the one whose accuracy was published, or has its size and speed
 PUBLISHED_WEIGHTS = ("random", "pretrained")
 
 Key = tuple[Case, Interval]
+#: (device, environment_id) → a run of that machine, of devices whose rows come from several machines
+Machines = Mapping[tuple[str, str], str]
+ONE_MACHINE: Machines = {}
 
 
 class Row(Frozen, frozen=True, kw_only=True):
@@ -32,9 +33,10 @@ class Row(Frozen, frozen=True, kw_only=True):
     `threads` is 0 where they are not stated or it is a GPU, and `validity` holds what is wrong with the figure.
 
     `latency_ms` is the median of the processes' medians, `ci_low_ms` to `ci_high_ms` its interval, which covers with
-    probability `ci_level`. `throughput` is in images/s, `top1` and `top5` are fractions as published, `gmacs` and
-    `params_m` counted, `storage_mb` is the model file. `validity` says of each reason in how many repetitions it was
-    found ("contended 2/5"), `evidence` what the last of them saw. `stopped` is "repetitions", "precision", "budget",
+    probability `ci_level`. `throughput` is in images/s, `top1` and `top5` are fractions as published. `gmacs` and
+    `params_m` are counted, or of a published row as published where nobody counted; `storage_mb` is the file that was
+    measured, or of a published row as published. `validity` says of each reason in how many repetitions it was found
+    ("contended 2/5"), `evidence` what the last of them saw. `stopped` is "repetitions", "precision", "budget",
     "interrupted", or empty where nothing was measured.
     """
 
@@ -125,10 +127,16 @@ def order(cards: Mapping[str, ModelCard]) -> Callable[[Row], tuple[Any, ...]]:
 
     def key(row: Row) -> tuple[Any, ...]:
         model = (places.get(row.model, len(places)), row.model)
-        rest = (PRECISIONS.index(row.precision), row.batch_size, row.threads, INTERVALS.index(row.interval))
+        rest = (published.PRECISIONS.index(row.precision), row.batch_size, row.threads, INTERVALS.index(row.interval))
         return (row.device, *model, *backend_rank(row.backend), *rest, row.source)
 
     return key
+
+
+def place(row: Row, machines: Machines) -> str:
+    """The device; which of several machines of that name it was, by a run of that machine."""
+    run_id = machines.get((row.device, row.environment_id))
+    return f"{row.device} (machine of {run_id})" if run_id else row.device
 
 
 # Published figures
@@ -139,8 +147,21 @@ def quoted(latencies: Iterable[Latency]) -> list[Row]:
     return [_quoted(each) for each in latencies]
 
 
+def counted(model: str, cards: Mapping[str, ModelCard]) -> tuple[float | None, float | None]:
+    """The GMACs and million parameters that were counted of a network: on its card, or beside what was published."""
+    quoted = published.models().get(model)
+    card = cards.get(model) or (cards.get(quoted.arch) if quoted else None)
+    gmacs, params_m = (quoted.gmacs_counted, quoted.params_m_counted) if quoted else (None, None)
+    if card and card.macs is not None:
+        gmacs = card.macs / 1e9
+    if card and card.params is not None:
+        params_m = card.params / 1e6
+    return gmacs, params_m
+
+
 def _quoted(latency: Latency) -> Row:
     model = published.models()[latency.model]
+    gmacs, params_m = counted(latency.model, catalog.cards())
     return Row(
         model=latency.model,
         family=model.family,
@@ -163,8 +184,8 @@ def _quoted(latency: Latency) -> Row:
         repetitions=0,
         top1=model.top1,
         top5=model.top5,
-        gmacs=model.gmacs_counted if model.gmacs_counted is not None else model.gmacs,
-        params_m=model.params_m_counted if model.params_m_counted is not None else model.params_m,
+        gmacs=model.gmacs if gmacs is None else gmacs,
+        params_m=model.params_m if params_m is None else params_m,
         storage_mb=model.storage_mb,
         stopped="",
         source="published",

@@ -10,7 +10,18 @@ from bench import pareto, published
 from bench.catalog import ModelCard, Published
 from bench.errors import UsageError
 from bench.report import Table
-from bench.report.rows import INTERVALS, OWN, PUBLISHED_WEIGHTS, Row, backend_rank, is_runtime
+from bench.report.rows import (
+    INTERVALS,
+    ONE_MACHINE,
+    OWN,
+    PUBLISHED_WEIGHTS,
+    Machines,
+    Row,
+    backend_rank,
+    counted,
+    is_runtime,
+    place,
+)
 
 if TYPE_CHECKING:
     import pandas
@@ -26,18 +37,20 @@ DISAGREEMENT = 0.03
 FLOPS_OF_A_MAC = {"MACs": 1, "2xMACs": 2}
 
 
-def default(rows: Sequence[Row], cards: Mapping[str, ModelCard], provenance: bool = False) -> list[Table]:
+def default(
+    rows: Sequence[Row], cards: Mapping[str, ModelCard], provenance: bool = False, machines: Machines = ONE_MACHINE
+) -> list[Table]:
     """What to decide from comes first: of each device the models on the Pareto front, then all it ran."""
     from bench.report import correlation
 
     devices = [list(group) for _, group in groupby(sorted(rows, key=_device), key=_device)]
-    chosen = [table for group in devices for table in (*fronts(group), *everything(group))]
+    chosen = [table for group in devices for table in (*fronts(group, machines), *everything(group, machines))]
     return [
         *chosen,
-        *by_batch(rows, provenance),
-        *by_backend(rows),
+        *by_batch(rows, provenance, machines),
+        *by_backend(rows, machines),
         *metrics(rows, cards),
-        *correlation.tables(rows),
+        *correlation.tables(rows, machines),
     ]
 
 
@@ -139,8 +152,12 @@ WRONG = frozenset({"transcription_error", "same_values_as_other_model"})
 
 def competes(row: Row) -> bool:
     """Whether a row has what a front compares, and it isn't known to be wrong."""
-    known = bool(row.latency_ms) and row.top1 is not None and is_runtime(row.backend)
-    return known and not (row.source == "published" and WRONG.intersection(row.validity))
+    return bool(row.latency_ms) and row.top1 is not None and is_runtime(row.backend) and not is_wrong(row)
+
+
+def is_wrong(row: Row) -> bool:
+    """Whether it is a published figure that is known to be of something else."""
+    return row.source == "published" and not WRONG.isdisjoint(row.validity)
 
 
 def origin(row: Row) -> str:
@@ -176,14 +193,14 @@ def meanings(rows: Iterable[Row]) -> list[str]:
     ]
 
 
-def by_device(rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
-    """Rows that may stand in one table, of one device and precision, with that in words."""
+def by_device(rows: Iterable[Row], machines: Machines = ONE_MACHINE) -> list[tuple[str, list[Row]]]:
+    """Rows that may stand in one table, of one device, machine and precision, with that in words."""
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        groups.setdefault((row.device, row.precision), []).append(row)
+        groups.setdefault((place(row, machines), row.precision), []).append(row)
     return [
-        (f"{device}, {precision}, {' and '.join(intervals_in(group))}{sourced(group)}", group)
-        for (device, precision), group in groups.items()
+        (f"{where}, {precision}, {' and '.join(intervals_in(group))}{sourced(group)}", group)
+        for (where, precision), group in groups.items()
     ]
 
 
@@ -271,7 +288,7 @@ DISTINGUISHING = (SOURCE, CAMPAIGN)
 PRINTED = MEDIAN._replace(title="latency, ms")
 #: what columns of these titles hold, said below a table that has one
 EXPLAINED = {
-    "latency, ms": "latency: measured, the median; published, as printed: what it averages stands under Environment",
+    "latency, ms": "latency: measured, the median; published, as printed, which is mostly a mean",
     "top-1": "top-1: as published of the network, as a fraction; not measured here",
     "first, ms": "first, load: medians of the processes",
     "build, ms": "build: when the engine was made; later runs took it from the cache",
@@ -280,7 +297,7 @@ EXPLAINED = {
     "parity error": "parity error: largest difference from the reference's output, as a share of its range",
     "samples": "samples: of the whole batch, in so many processes",
     "stopped by": "stopped by: what ended the repetitions",
-    "campaign": "campaign: when the zoo measured it and with what, under Environment; it is not the same of all",
+    "campaign": "campaign: when it was measured and with what; it is not the same of all",
     "from": "from: the run that measured it, or the document and line that it stands in",
 }
 
@@ -335,8 +352,8 @@ def _coverage(rows: Iterable[Row]) -> list[str]:
 # The front, and all
 
 
-def fronts(rows: Sequence[Row]) -> list[Table]:
-    """The models of which none is beaten: a table for each device, precision, interval and source.
+def fronts(rows: Sequence[Row], machines: Machines = ONE_MACHINE) -> list[Table]:
+    """The models of which none is beaten: a table for each device, machine, precision, interval and source.
 
     Each is of the smallest batch size and, with it, the fewest threads that there are: of other points a latency may
     be lower for no merit of the model. Rows without accuracy, backends that measure nothing and figures that are known
@@ -344,29 +361,30 @@ def fronts(rows: Sequence[Row]) -> list[Table]:
     """
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        groups.setdefault((row.device, row.precision, row.interval, row.source), []).append(row)
-    return [table for group in groups.values() for table in _front(group)]
+        groups.setdefault((place(row, machines), row.precision, row.interval, row.source), []).append(row)
+    return [table for (where, *_), group in groups.items() for table in _front(where, group)]
 
 
-def _front(group: list[Row]) -> list[Table]:
+def _front(where: str, group: list[Row]) -> list[Table]:
     able = [row for row in group if competes(row)]
     if not able:
         return []
     batch_size, count = point = min((row.batch_size, row.threads) for row in able)
     chosen = [row for row in able if (row.batch_size, row.threads) == point]
     best = sorted(on_front(chosen), key=lambda row: (row.latency_ms, row.model))
-    where = f"batch {batch_size}{f', {count} thread' + 's' * (count > 1) if count else ''}"
+    shape = f"batch {batch_size}{f', {count} thread' + 's' * (count > 1) if count else ''}"
     first = group[0]
     models = len({row.model for row in chosen})
     notes = [
         f"of {models} model{'s' * (models > 1)}: none of the others is as accurate and surely faster, "
         "or as fast and more accurate; intervals that overlap decide nothing",
-        f"the smallest batch size and fewest threads there are; others with: bench pick --device {first.device}",
+        f"the smallest batch size and fewest threads there are; others with: bench pick --device {first.device} "
+        f"--source {first.source} --batch-size N --threads N",
         *_campaigns(best),
         *_outside(group, chosen),
         *_weights_notes(chosen),
     ]
-    title = f"Pareto front: {first.device}, {first.precision}, {first.interval}, {where}{sourced(group)}"
+    title = f"Pareto front: {where}, {first.precision}, {first.interval}, {shape}{sourced(group)}"
     return [laid_out(title, DECISION, best, notes, explained=False)]
 
 
@@ -402,11 +420,11 @@ def _outside(group: Iterable[Row], chosen: Iterable[Row]) -> list[str]:
 MOST_NAMED = 8
 
 
-def everything(rows: Sequence[Row]) -> list[Table]:
+def everything(rows: Sequence[Row], machines: Machines = ONE_MACHINE) -> list[Table]:
     """All that was measured or published, a row a case and interval."""
     return [
         laid_out(f"All: {words}", EVERYTHING, group, dict.fromkeys(_options(row) for row in group if row.options))
-        for words, group in by_device(rows)
+        for words, group in by_device(rows, machines)
     ]
 
 
@@ -414,10 +432,10 @@ def _options(row: Row) -> str:
     return f"{row.backend} ran with {', '.join(f'{name}={value}' for name, value in row.options.items())}"
 
 
-def latency(rows: Sequence[Row], provenance: bool = False) -> list[Table]:
+def latency(rows: Sequence[Row], provenance: bool = False, machines: Machines = ONE_MACHINE) -> list[Table]:
     """What one wants to see first, a row a case and interval; it needs no pandas."""
     columns = (*LATENCY, *[ORIGIN] * provenance)
-    return [laid_out(f"Latency: {words}", columns, group) for words, group in by_device(rows)]
+    return [laid_out(f"Latency: {words}", columns, group) for words, group in by_device(rows, machines)]
 
 
 # Metrics
@@ -427,7 +445,9 @@ def metrics(rows: Sequence[Row], cards: Mapping[str, ModelCard]) -> list[Table]:
     """A row a model: what was counted, and what was published, in columns of their own."""
     notes = Footnotes()
     models = {model: list(group) for model, group in groupby(sorted(rows, key=_place(rows)), key=lambda row: row.model)}
-    lines = [_metrics_line(group, _published(model, cards), notes) for model, group in models.items()]
+    lines = [
+        _metrics_line(group, _counted(group, cards), _published(model, cards), notes) for model, group in models.items()
+    ]
     explained = [
         "top-1, top-5: as published, as fractions",
         "GMACs, GFLOPs (2 x GMACs), params: counted, convolutions and matrix products, trained parameters",
@@ -467,10 +487,23 @@ def _published(model: str, cards: Mapping[str, ModelCard]) -> Published:
     return Published(**{name: getattr(quoted, name) for name in Published.__struct_fields__}) if quoted else Published()
 
 
-def _metrics_line(group: list[Row], printed_: Published, notes: Footnotes) -> tuple[str, ...]:
-    gmacs, params_m = _known(group, "gmacs"), _known(group, "params_m")
+def _counted(group: list[Row], cards: Mapping[str, ModelCard]) -> list[float | None]:
+    """GMACs and million parameters of a model: as its conversions counted them, or as its network was counted."""
+    converted = [_known(_measured(group), field) for field in ("gmacs", "params_m")]
+    known = counted(group[0].model, cards)
+    return [other if own is None else own for own, other in zip(converted, known, strict=True)]
+
+
+def _measured(rows: Iterable[Row]) -> list[Row]:
+    return [row for row in rows if row.source == "measured"]
+
+
+def _metrics_line(
+    group: list[Row], counts: Sequence[float | None], printed_: Published, notes: Footnotes
+) -> tuple[str, ...]:
+    gmacs, params_m = counts
     flops_of_a_mac = FLOPS_OF_A_MAC.get(printed_.flops_convention)
-    counted = gmacs * flops_of_a_mac if gmacs is not None and flops_of_a_mac else None
+    expected = gmacs * flops_of_a_mac if gmacs is not None and flops_of_a_mac else None
     flops = printed(printed_.flops_g)
     if printed_.flops_g is not None:
         flops += f" ({printed_.flops_convention or 'unclear'})"
@@ -481,9 +514,9 @@ def _metrics_line(group: list[Row], printed_: Published, notes: Footnotes) -> tu
         figure(gmacs),
         figure(None if gmacs is None else 2 * gmacs),
         figure(params_m),
-        _disputed(flops, printed_.flops_g, counted, notes),
+        _disputed(flops, printed_.flops_g, expected, notes),
         _disputed(printed(printed_.params_m), printed_.params_m, params_m, notes),
-        _range([each.storage_mb for each in group if each.storage_mb is not None]),
+        _range([each.storage_mb for each in _measured(group) if each.storage_mb is not None]),
         printed(printed_.storage_mb),
         printed_.source or NONE,
     )
@@ -494,8 +527,8 @@ def _known(group: Iterable[Row], field: str) -> float | None:
     return next((value for row in group if (value := getattr(row, field)) is not None), None)
 
 
-def _disputed(cell: str, published: float | None, counted: float | None, notes: Footnotes) -> str:
-    if published is None or not counted or abs(published / counted - 1) <= DISAGREEMENT:
+def _disputed(cell: str, published: float | None, expected: float | None, notes: Footnotes) -> str:
+    if published is None or not expected or abs(published / expected - 1) <= DISAGREEMENT:
         return cell
     return notes.mark(cell, f"more than {DISAGREEMENT:.0%} from our count, in the convention named")
 
@@ -506,7 +539,7 @@ def _range(values: list[float]) -> str:
 
 
 def _weights_notes(rows: Iterable[Row]) -> list[str]:
-    used = {row.weights for row in rows}
+    used = {row.weights for row in _measured(rows)}
     others = ", ".join(sorted(Path(weights).name for weights in used - {*PUBLISHED_WEIGHTS, OWN}))
     random = "latency is measured with random weights: accuracy is the published one of the same network"
     return [*[random] * ("random" in used), *[f"weights of {others} have no published accuracy"] * bool(others)]
@@ -553,12 +586,12 @@ def grid(frame: "pandas.DataFrame") -> list[tuple[tuple[Any, ...], list[Row | No
     ]
 
 
-def by_batch(rows: Sequence[Row], provenance: bool = False) -> list[Table]:
+def by_batch(rows: Sequence[Row], provenance: bool = False, machines: Machines = ONE_MACHINE) -> list[Table]:
     """A row a model, source, backend and interval; a column a batch size and number of threads.
 
     With `provenance` a footnote says of each figure where it is from.
     """
-    return [_by_batch(words, group, provenance) for words, group in by_device(rows)]
+    return [_by_batch(words, group, provenance) for words, group in by_device(rows, machines)]
 
 
 def _by_batch(words: str, rows: list[Row], provenance: bool) -> Table:
@@ -588,10 +621,10 @@ def _traced(row: Row | None, notes: Footnotes, provenance: bool) -> str:
     return notes.mark(cell, f"from {origin(row)}") if row and provenance else cell
 
 
-def by_backend(rows: Sequence[Row]) -> list[Table]:
+def by_backend(rows: Sequence[Row], machines: Machines = ONE_MACHINE) -> list[Table]:
     """Backends side by side, each with its ratio to the fastest; no table where no source has more than one."""
     real = [row for row in rows if is_runtime(row.backend)]
-    return [_by_backend(words, group) for words, group in by_device(real) if _rivals(group)]
+    return [_by_backend(words, group) for words, group in by_device(real, machines) if _rivals(group)]
 
 
 def _rivals(rows: Sequence[Row]) -> bool:

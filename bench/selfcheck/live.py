@@ -357,7 +357,8 @@ def summary(trials: Sequence[Trial], machine_class: str, format_: str) -> str:
     table = rows(trials, machine_class)
     if format_ == "json":
         return listing.as_json(table)
-    words = [reach(entry, pair_seconds(trials, entry)) for entry in spreads(trials, machine_class)]
+    here = [trial for trial in trials if trial.machine_class == machine_class]
+    words = [reach(entry, pair_seconds(here, entry)) for entry in spreads(here, machine_class)]
     shown = _markdown(table) if format_ == "markdown" else listing.as_text(table)
     return "\n".join([shown, *words, ""]) if words else shown
 

@@ -282,7 +282,7 @@ def _bound_error(jobs: Sequence[Sequence[Pair]], count: int, rule: Rule) -> floa
     wrong = 0
     for pairs in jobs:
         values = [one.fastest for one in pairs if one.sound][:count]
-        wrong += verdict.interval(values, rule.error, rule.sd, rule.df).lower > 0
+        wrong += verdict.believed(values, rule.error, rule).lower > 0
     return wrong / len(jobs)
 
 

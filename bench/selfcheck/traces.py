@@ -77,8 +77,16 @@ def load() -> tuple[Unit, ...]:
 
 
 def read(file: Path) -> tuple[Unit, ...]:
-    """The units of another file, in the order of recording. Raises UsageError for what is no file of traces."""
-    return _units(*contents(file))
+    """The units of another file, in the order of recording.
+
+    Raises UsageError for what is no file of traces, and for those of several programs, whose times can't be pooled.
+    """
+    samples, described = contents(file)
+    programs = sorted({f"{meta.get('model')} on {meta.get('backend')}" for meta in described})
+    if len(programs) > 1:
+        do = "record each into a file of its own, with --backend and --output"
+        raise UsageError(f"{file} holds several programs", ", ".join(programs), do)
+    return _units(samples, described)
 
 
 Samples = NDArray[np.int32]

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from bench import published, stats
+from bench import catalog, published, stats
 from bench.report import correlation
 from bench.report.rows import quoted, rows
 from bench.store import Run
@@ -60,13 +60,22 @@ def test_variants_of_one_network_count_once():
     assert correlation.tables([*four, msgspec.structs.replace(four[0], model="net_ssld", latency_ms=1.1)]) == []
 
 
+def printed(device):
+    """Published rows of networks with a card, of one point."""
+    latencies = [each for each in published.latencies() if each.device == device and each.canonical]
+    found = [row for row in quoted(latencies) if (row.batch_size, row.threads, row.precision) == (1, 1, "fp32")]
+    return [row for row in found if row.model in catalog.cards()]
+
+
+def measured(theirs):
+    """Records of the same models, twice as slow."""
+    records = tuple(ok(case(row.model, device=row.device), ms=2 * row.latency_ms) for row in theirs)
+    return rows([Run(path="a.jsonl", headers=(header(),), records=records)], catalog.cards())
+
+
 def test_our_ranking_beside_the_published_one_of_the_device():
-    theirs = [row for row in quoted(published.latencies()) if row.device == "sd855" and row.threads == 1][:40]
-    theirs = list({(row.gmacs, row.params_m): row for row in theirs if row.precision == "fp32"}.values())
-    slower = [
-        msgspec.structs.replace(row, source="measured", backend="onnxruntime", latency_ms=2 * row.latency_ms)
-        for row in theirs
-    ]
+    theirs = list({row.gmacs: row for row in printed("sd855")}.values())
+    slower = measured(theirs)
     sizes, ranking = correlation.tables([*slower, *theirs])
     assert [line[0] for line in sizes.rows] == ["measured", "published"]
     ((*words, networks, rho, p),) = ranking.rows
@@ -75,3 +84,26 @@ def test_our_ranking_beside_the_published_one_of_the_device():
     assert len(ranking.align) == len(ranking.columns)
     elsewhere = [msgspec.structs.replace(row, device="cpu") for row in slower]
     assert len(correlation.tables([*elsewhere, *theirs])) == 1
+
+
+def test_figures_that_are_known_to_be_wrong_count_for_nothing():
+    five = [sized(float(n), gmacs=n / 10, params_m=float(n), source="published") for n in range(1, 6)]
+    assert correlation.tables(five)
+    wrong = msgspec.structs.replace(five[0], validity=("transcription_error",))
+    assert correlation.tables([wrong, *five[1:]]) == []
+
+
+def test_machines_of_one_name_are_not_correlated_together():
+    five = [sized(float(n), gmacs=n / 10, params_m=float(n)) for n in range(1, 6)]
+    apart = [*five[:4], msgspec.structs.replace(five[4], environment_id="e2")]
+    machines = {("cpu", "e1"): "run1", ("cpu", "e2"): "run2"}
+    assert correlation.tables(apart, machines) == []
+    both = [*five, *(msgspec.structs.replace(row, environment_id="e2") for row in five)]
+    (table,) = correlation.tables(both, machines)
+    assert [line[1] for line in table.rows] == ["cpu (machine of run1)", "cpu (machine of run2)"]
+
+
+def test_one_of_several_machines_still_stands_beside_the_published_ranking():
+    theirs = printed("sd855")
+    _, ranking = correlation.tables([*measured(theirs), *theirs], {("sd855", "e1"): "run1"})
+    assert ranking.rows[0][0] == "sd855 (machine of run1)"

@@ -152,3 +152,19 @@ def test_the_command_reports_the_rest_and_ends_well(tmp_path, sound):
     assert [line.startswith("bench: ") for line in err.splitlines()] == [True] * 4
     code, out, err = bench("report", "--results", sound, "--format", "csv")
     assert (code, out, err.count("\n")) == (2, "", 1)
+
+
+def test_what_was_left_out_is_said_also_where_nothing_is_left(tmp_path, sound):
+    append(sound, b"{")
+    ended, _, complaints = bench("report", "--results", tmp_path, "--backend", "nobody")
+    left_out, wrong = complaints.splitlines()
+    assert ended == 2
+    assert "1 line (5) left out" in left_out
+    assert "no results of backend 'nobody'" in wrong
+
+
+def test_the_command_names_a_source_that_is_not_the_layouts_own():
+    words = {"source": "measured", "layout": "paddleclas", "lang": "en"}
+    assert report._changed(words) == {"source": "measured", "layout": "paddleclas"}
+    assert report._changed({**words, "source": "published"}) == {"layout": "paddleclas"}
+    assert report._changed({**words, "layout": "default"}) == {}

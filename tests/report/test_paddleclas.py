@@ -222,7 +222,7 @@ def test_measured_pages_have_the_columns_and_rounding_of_the_published(tmp_path)
     assert phone.notes == (
         "[1] contended 3/3 repetitions",
         "[2] the phone went away",
-        "measured: paddle_lite, compute, run run1, 8 records",
+        "measured: paddle_lite, compute, threads 1, 2, run run1, 8 records",
         "– not measured",
     )
 
@@ -279,6 +279,87 @@ def test_provenance_of_measured_figures_is_run_and_records_or_the_reason(tmp_pat
     assert found["MobileNetV1", f"{words}1 measured"] == "not measured"
     counted = [each.source for each in built.origins if each.column == "FLOPs (G) counted"]
     assert counted[0] == "counted by bench from models.mobilenet_v1:MobileNetV1_x0_25"
+
+
+def xeon(model, threads=10):
+    """On the CPU of the page of PP-LCNetV2, which doesn't say with how many threads."""
+    return case(model, "openvino", threads=threads, device="xeon-6271c")
+
+
+def test_provenance_of_counts_is_the_network_though_the_model_was_measured(tmp_path):
+    write(tmp_path, [ok(xeon("PPLCNetV2_base"), i, 5.0) for i in range(5)], header())
+    built = report.build(tmp_path, layout="paddleclas", family="PP-LCNetV2", source="both", provenance=True)
+    found = {each.column: each.source for each in built.origins if each.row == "PPLCNetV2_base"}
+    assert found["Latency(ms) measured"] == "run run1, 5 records"
+    network = "counted by bench from models.pplcnet_v2:PPLCNetV2_base"
+    assert {found["FLOPs(M) counted"], found["Params(M) counted"]} == {network}
+
+
+def test_provenance_of_a_size_is_the_run_whose_file_it_is(tmp_path):
+    """The first time of the line failed, and the second is of a run that kept no file."""
+    small = "MobileNetV1_x0_25"
+    one, two, four = (case(small, threads=threads, **measured()) for threads in (1, 2, 4))
+    kept = [ok(four, i, day=2) for i in range(3)]
+    write(tmp_path, [bad(one, artifact=kept[0].artifact), *(ok(two, i, artifact=None) for i in range(5))], header())
+    write(tmp_path, kept, header(2))
+    built = report.build(tmp_path, layout="paddleclas", family="MobileNetV1", provenance=True)
+    (size,) = (each for each in built.origins if each.row == small and each.column.startswith("Storage"))
+    assert (size.value, size.source) == ("1.927", "run run2, 3 records")
+
+
+def test_a_family_is_its_page_with_the_models_of_others_that_stand_there(tmp_path):
+    """The page of PP-LCNetV2 compares it with two models of other families."""
+    beside = {"MobileNetV3_large_x1_25": 6.0, "PPLCNet_x2_5": 8.0}
+    others = {"PPLCNet_x1_0": 3.0, "DPN92": 57.0}
+    records = [ok(xeon(model), i, ms) for model, ms in {**beside, **others}.items() for i in range(5)]
+    write(tmp_path, records, header())
+    built = report.build(tmp_path, layout="paddleclas", family="PP-LCNetV2", source="both")
+    rows = {row[0]: row[-3:] for row in table(built, "Beside other models").rows}
+    assert rows["MobileNetV3_Large_x1_25"] == ("5.19", "6.00", "1.16")
+    assert rows["PPLCNetV1_x2_5"] == ("7.25", "8.00", "1.10")
+    assert {row.model for row in built.rows if row.source == "measured"} == set(beside)
+
+
+def test_the_rows_of_a_page_are_those_of_all_its_models():
+    built = report.build(Path("results"), source="published", layout="paddleclas", family="PP-LCNetV2")
+    rows = json.loads(report.get("json").render(built))
+    assert sorted({row["latency_ms"] for row in rows}) == [4.32, 5.19, 7.25]
+
+
+def test_the_default_layout_takes_a_family_alone(tmp_path):
+    write(tmp_path, [ok(xeon(model), i) for model in ("PPLCNetV2_base", "PPLCNet_x2_5") for i in range(3)], header())
+    assert {row.model for row in report.build(tmp_path, family="PP-LCNetV2").rows} == {"PPLCNetV2_base"}
+
+
+@pytest.mark.parametrize(
+    ("language", "runs", "unstated"),
+    [
+        (
+            "en",
+            "measured: openvino, compute, threads 10, run run1, 5 records",
+            "threads not stated on the page: of the measured ones the most are taken",
+        ),
+        (
+            "zh",
+            "实测：后端 openvino，口径 compute，线程数 10，运行 run1，5 条记录",
+            "该页未注明线程数：实测取线程数最多者",
+        ),
+    ],
+    ids=["en", "zh"],
+)
+def test_a_page_without_threads_says_so_and_which_were_taken(tmp_path, language, runs, unstated):
+    model = "PPLCNetV2_base"
+    records = [ok(xeon(model, threads), i, 9.0 / threads, threads) for threads in (1, 10) for i in range(5)]
+    write(tmp_path, records, header())
+    built = report.build(tmp_path, layout="paddleclas", family="PP-LCNetV2", source="both", language=language)
+    notes = built.tables[0].notes
+    assert notes[notes.index(runs) + 1] == unstated
+
+
+def test_a_gpu_has_no_threads_to_state(tmp_path):
+    built = report.build(results(tmp_path), layout="paddleclas", family="MobileNetV1")
+    assert "threads 1" in " ".join(table(built, "V100").notes)
+    assert not any("threads not stated" in note for each in built.tables for note in each.notes)
 
 
 @pytest.mark.parametrize("name", report.formats())

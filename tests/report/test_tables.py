@@ -10,13 +10,13 @@ import pytest
 from bench import published
 from bench.catalog import Published
 from bench.errors import UsageError
-from bench.report import Report, tables
+from bench.report import Report, build, tables
 from bench.report.rows import quoted as quote
 from bench.report.rows import rows
 from bench.schema import Artifact
 from bench.store import Run
 
-from . import CARDS, bad, case, header, ok
+from . import CARDS, bad, case, header, ok, write
 
 
 def rows_of(*records):
@@ -338,6 +338,62 @@ def test_a_model_of_ones_own_and_weights_of_ones_own():
 def test_a_model_on_two_devices_is_one_line():
     (table,) = tables.metrics(rows_of(ok(case("DPN92")), ok(case()), ok(case("DPN92", device="t4"))), CARDS)
     assert column(table, "model") == ["MobileNetV1_x0_25", "DPN92"]
+
+
+def test_the_file_is_that_which_was_measured_and_published_rows_have_no_weights():
+    printed = quoted(device="sd855", model="MobileNetV1_x0_25")
+    assert printed.storage_mb == 1.9
+    own = rows_of(ok(case(), weights="/home/me/tuned.pdparams"))
+    (table,) = tables.metrics([*own, printed], CARDS)
+    assert column(table, "file, MB") == ["1.93"]
+    assert "weights of tuned.pdparams have no published accuracy" in table.notes
+    (table,) = tables.metrics([printed], CARDS)
+    assert (column(table, "file, MB"), column(table, "published file, MB")) == (["–"], ["1.9"])
+
+
+def test_a_model_that_nobody_counted_has_no_count():
+    row = quoted(device="sd855", model="RegNetX_4GF")
+    assert (row.gmacs, row.params_m) == (3.99, 22.2)
+    (table,) = tables.metrics([row], {})
+    assert [column(table, name) for name in ("GMACs", "GFLOPs", "params, M")] == [["–"]] * 3
+    assert column(table, "published params, M") == ["22.2"]
+
+
+# Several machines
+
+
+TWO = {("cpu", "e1"): "run1", ("cpu", "e2"): "run2"}
+
+
+def test_a_machine_is_no_rival_of_another_of_its_name():
+    here, there = five(case(), 9), five(case("DPN92"), 5, day=2, environment_id="e2")
+    found = rows_of(*here, *there)
+    assert [column(table, "model") for table in tables.fronts(found)] == [["DPN92"]]
+    one, other = tables.fronts(found, TWO)
+    assert (column(one, "model"), column(other, "model")) == (["MobileNetV1_x0_25"], ["DPN92"])
+    assert one.title == "Pareto front: cpu (machine of run1), fp32, compute, batch 1, 1 thread"
+
+
+def test_backends_of_two_machines_are_not_side_by_side():
+    found = rows_of(ok(case(), ms=5), ok(case(backend="paddle"), ms=9, day=2, environment_id="e2"))
+    assert tables.by_backend(found)
+    assert tables.by_backend(found, TWO) == []
+    for named in (tables.everything, tables.latency):
+        titles = [table.title.partition(": ")[2] for table in named(found, machines=TWO)]
+        assert titles == ["cpu (machine of run2), fp32, compute", "cpu (machine of run1), fp32, compute"]
+
+
+def test_a_report_tells_machines_of_one_name_apart(tmp_path):
+    other = {"hardware": {"cpu": {"name": "Xeon"}}}
+    write(tmp_path, [ok(case("DPN92"))])
+    write(tmp_path, [ok(case(), day=2, environment_id="e2")], header(2, other, "e2"))
+    built = build(tmp_path)
+    fronts = [table.title for table in built.tables if table.title.startswith("Pareto front")]
+    assert sorted(title.partition(", ")[0].partition(": ")[2] for title in fronts) == [
+        "cpu (machine of run1)",
+        "cpu (machine of run2)",
+    ]
+    assert len(built.latency) == 2
 
 
 # Long tables
