@@ -1,7 +1,7 @@
 """Makes what stands in this folder: `python reports/generate.py`; with `--check`, says what is stale instead.
 
-Published figures come from `models/published/`, measured ones from `reports/records/`. Same input and same versions of
-Matplotlib and pandas, same bytes: `nox -s reports` takes those of `reports/requirements.txt`.
+Published figures come from `models/published/`, measured ones from `reports/records/`. Plots depend on versions, so
+`nox -s reports` takes those of `reports/requirements.txt`.
 """
 
 import filecmp
@@ -12,6 +12,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy
+from PIL import Image
+
 from bench import published
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -19,6 +22,7 @@ HERE = ROOT / "reports"
 RECORDS = "reports/records"
 #: what is made; the rest of the folder is kept
 MADE = ("README.md", "published", "measured")
+ODD_PIXELS = 0.01
 #: those whose pages the mission names come first on the index
 FIRST = ("DPN", "MobileNetV1", "MobileNetV2", "MobileOne", "PP-LCNetV2")
 
@@ -147,7 +151,15 @@ def made(side: Path) -> list[Path]:
 
 
 def same(one: Path | None, other: Path | None) -> bool:
-    return one is not None and other is not None and filecmp.cmp(one, other, shallow=False)
+    """Equal bytes. Of pictures 99 of 100 pixels: another CPU rounds otherwise, and a label may lie elsewhere for it."""
+    if one is None or other is None:
+        return False
+    if filecmp.cmp(one, other, shallow=False):
+        return True
+    if one.suffix != ".png":
+        return False
+    left, right = (numpy.asarray(Image.open(path).convert("RGB"), dtype=int) for path in (one, other))
+    return left.shape == right.shape and bool((abs(left - right).max(axis=2) > 0).mean() <= ODD_PIXELS)
 
 
 def main() -> None:

@@ -6,11 +6,13 @@ from collections.abc import Iterable, Iterator
 from itertools import chain, count, islice
 from pathlib import Path
 
+import msgspec
+
 from bench import store
 from bench.report import Report, charts, figures, redrawn
 from bench.report.figures import Chart
 from bench.report.redrawn import Group, Line, Plot
-from bench.report.rows import Row, case_of, repetitions
+from bench.report.rows import Row, case_of, place, repetitions
 from bench.schema import Case, Record
 
 #: of one kind; a page of scaling takes more than a second
@@ -44,8 +46,15 @@ def notes(report: Report) -> list[str]:
 def _charts(report: Report) -> Iterator[Chart]:
     yield from _redrawn(report)
     for kind in KINDS.values():
-        yield from islice(kind(report.rows), MOST_CHARTS)
+        yield from islice(kind(_told_apart(report)), MOST_CHARTS)
     yield from _samples(report)
+
+
+def _told_apart(report: Report) -> list[Row]:
+    """The rows, a device that is several machines here by the name of each: they don't share a chart."""
+    if not report.machines:
+        return report.rows
+    return [msgspec.structs.replace(row, device=place(row, report.machines)) for row in report.rows]
 
 
 #: our own plots of rows
@@ -66,7 +75,7 @@ def _stem(name: str, taken: set[str]) -> str:
 
 
 def _too_many(report: Report) -> Iterator[str]:
-    numbers = {kind: (MOST_CHARTS, sum(1 for _ in charts_of(report.rows))) for kind, charts_of in KINDS.items()}
+    numbers = {kind: (MOST_CHARTS, sum(1 for _ in charts_of(_told_apart(report)))) for kind, charts_of in KINDS.items()}
     numbers["samples"] = (MOST_CASES, len(_measured(report.rows)))
     for kind, (most, number) in numbers.items():
         if number > most:

@@ -226,6 +226,15 @@ def test_the_front_is_drawn_with_its_names_and_intervals():
     assert len(bars.get_paths()) == len(measured)
 
 
+def test_machines_of_one_name_do_not_share_a_chart():
+    here = [as_measured(row, 1) for row in published_rows(threads=2)]
+    there = [msgspec.structs.replace(row, environment_id="other") for row in here]
+    machines = {("sd855", here[0].environment_id): "run1", ("sd855", "other"): "run2"}
+    found = list(charts.fronts(plots._told_apart(Report([*here, *there], {}, machines=machines))))
+    assert [chart.name.split(".")[1] for chart in found] == ["sd855 (machine of run1)", "sd855 (machine of run2)"]
+    assert plots._told_apart(Report(here, {})) == here
+
+
 def test_models_are_named_beside_their_points_where_there_is_room():
     found = published_rows("xeon-6271c", backend="openvino")
     (chart,) = charts.fronts(found)
