@@ -12,6 +12,7 @@ nox.options.sessions = ["lint", "tests", "backends", "docs", "stale", "wheel"]
 nox.options.error_on_external_run = True
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+LIGHT = "not runtime and not slow and not browser"
 SUPPORTED = ("3.11", "3.12", "3.13")
 
 
@@ -53,7 +54,7 @@ def tests(session: nox.Session) -> None:
     left_out = [] if session.python == PYTHONS[0] else ["--deselect", "tests/test_selfcheck.py"]
     # Two processes on any machine: a file's tests share fixtures that take long, so they stay together.
     spread = ["-n", "2", "--dist", "loadfile"]
-    session.run("pytest", "-m", "not runtime and not slow and not browser", *spread, *left_out, *session.posargs)
+    session.run("pytest", "-m", LIGHT, *spread, *left_out, *session.posargs)
 
 
 @nox.session(python=PYTHONS[:1])
@@ -61,7 +62,7 @@ def coverage(session: nox.Session) -> None:
     """Which lines and branches the tests of `tests` reach; twice as slow as those."""
     session.install("-e", ".[report,test]")
     measured = ["--cov", "--cov-report=term:skip-covered"]
-    session.run("pytest", "-m", "not runtime and not slow and not browser", *measured, *session.posargs)
+    session.run("pytest", "-m", LIGHT, *measured, *session.posargs)
 
 
 @nox.session(python=PYTHONS[:1])
@@ -108,16 +109,20 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def reports(session: nox.Session) -> None:
-    """Makes what stands in reports/ anew, with the versions of requirements.txt there, since plots depend on them."""
+    """Makes what stands in reports/ anew."""
+    generate(session)
+
+
+def generate(session: nox.Session, *words: str) -> None:
+    """With the versions of requirements.txt, since plots depend on them."""
     session.install("-e", ".", "-r", "reports/requirements.txt")
-    session.run("python", "reports/generate.py", *session.posargs)
+    session.run("python", "reports/generate.py", *words, *session.posargs)
 
 
 @nox.session
 def stale(session: nox.Session) -> None:
     """Whether what stands in reports/ is what would be made now."""
-    session.posargs.append("--check")
-    reports(session)
+    generate(session, "--check")
 
 
 @nox.session

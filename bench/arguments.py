@@ -125,6 +125,12 @@ def assigned(assignments: Iterable[str]) -> dict[str, dict[str, str]]:
     return options
 
 
+def warn(lines: Iterable[str]) -> None:
+    """Each on a line of standard error."""
+    for line in lines:
+        click.echo(f"bench: {line}", err=True)
+
+
 def show(text: str) -> None:
     """Prints a result. A reader that has gone, as `| head` does, changes neither what is done nor the exit code."""
     try:

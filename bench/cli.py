@@ -25,6 +25,7 @@ from bench.arguments import (
     share,
     show,
     size,
+    warn,
 )
 from bench.errors import BenchError, UsageError
 
@@ -165,8 +166,7 @@ def list_(what: str, format_: str, results: Path) -> None:
     hidden = frozenset[str]()
     if what == "results":
         rows, troubles = listing.results(results)
-        for trouble in troubles:
-            click.echo(f"bench: {trouble}", err=True)
+        warn(troubles)
         hidden = frozenset({"command"})
     else:
         rows = {"models": listing.models, "devices": listing.devices, "backends": listing.runtimes}[what]()
@@ -227,8 +227,7 @@ def replay(seed: int, traces: Path | None) -> None:
     result = replaying.replay_file(traces, seed) if traces else replaying.replay(seed)
     show(targets.render(result))
     unexpected = [] if traces else targets.unexpected(result)
-    for line in unexpected:
-        click.echo(f"bench: {line}", err=True)
+    warn(unexpected)
     sys.exit(1 if unexpected else 0)
 
 
@@ -326,8 +325,7 @@ def main() -> NoReturn:
 
 
 def complain(error: Exception, code: int) -> int:
-    for line in getattr(error, "__notes__", ()):
-        click.echo(f"bench: {line}", err=True)
+    warn(getattr(error, "__notes__", ()))
     click.echo("bench: " + " ".join(str(error).split()), err=True)
     return code
 

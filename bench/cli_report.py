@@ -1,13 +1,12 @@
 """`bench report`, `bench pick` and `bench lint` → one call each."""
 
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from bench.arguments import checked, fraction, millions, milliseconds, positive, show, size
+from bench.arguments import checked, fraction, millions, milliseconds, positive, show, size, warn
 from bench.errors import UsageError, unknown
 
 if TYPE_CHECKING:
@@ -40,6 +39,7 @@ FILTERS = ("family", "device", "model", "backend", "run_id", "interval")
 @click.option("--lint", "checking", is_flag=True, help="Say which of the figures can't be right, instead.")
 def report(format_: str | None, source: str | None, output: Path | None, checking: bool, **asked: Any) -> None:
     """Tables and plots from records and from published figures."""
+    from bench import formats
     from bench import report as reports
 
     chosen = source or reports.USUAL_SOURCES[asked["layout"]]
@@ -53,7 +53,7 @@ def report(format_: str | None, source: str | None, output: Path | None, checkin
     if output is None:
         show(text)
         return
-    click.echo(write(output / f"report{format_module.suffix}", text))
+    click.echo(formats.save(output / f"report{format_module.suffix}", text, "name another folder"))
     from bench.report import plots
 
     warn(plots.notes(built))
@@ -106,9 +106,8 @@ def check_figures(source: "Source", format_: str, output: Path | None, asked: di
         raise unknown("format of --lint", format_, list(LINT_FORMATS), "name one of these with --format")
     if output is not None:
         raise UsageError("--lint prints its findings", "--output is given too", "leave it out, and redirect the output")
-    names = {"run_id": "run"}
-    filters = {names.get(name, name): asked[name] for name in FILTERS if asked[name] is not None}
-    findings, warnings = linter.of_report(asked["results"], source, filters)
+    filters = {name: asked[name] for name in FILTERS if asked[name] is not None}
+    findings, warnings = linter.of_report(asked["results"], source, **filters)
     warn(warnings)
     show_findings(findings, format_)
 
@@ -134,21 +133,6 @@ def show_findings(findings: "list[Finding]", format_: str) -> None:
 
     show(output.FORMATS[format_](findings))
     sys.exit(linter.exit_code(findings))
-
-
-def warn(lines: Iterable[str]) -> None:
-    for line in lines:
-        click.echo(f"bench: {line}", err=True)
-
-
-def write(path: Path, text: str) -> Path:
-    """The file, with its folder. Raises UsageError where that can't be."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"cannot write {path}", error.strerror or str(error), "name another folder") from error
-    return path
 
 
 COMMANDS = (report, pick, lint)

@@ -1,10 +1,13 @@
-"""A folder of formats: each of its files that has a `render` is one, by the name of the file."""
+"""A folder of formats: each of its files that has a `render` is one, by the name of the file. And what all need."""
 
+import contextlib
 import importlib
 import pkgutil
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from bench.errors import unknown
+from bench.errors import UsageError, unknown
 
 
 def names(package: str) -> list[str]:
@@ -23,3 +26,27 @@ def get(package: str, name: str) -> Any:
 
 def _module(package: str, name: str) -> Any:
     return importlib.import_module(f"{package}.{name}")
+
+
+@contextlib.contextmanager
+def writing(path: Path, do: str) -> Iterator[None]:
+    """Makes the folder of a file that the block writes. Raises UsageError, which says what to `do`, if either fails."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise UsageError(f"cannot write {path}", error.strerror or str(error), do) from error
+
+
+def save(path: Path, text: str, do: str) -> Path:
+    """The file, which has that text now. Raises UsageError as `writing` does."""
+    with writing(path, do):
+        path.write_text(text, encoding="utf-8")
+    return path
+
+
+def one_line(text: str) -> str:
+    """`text` with whatever moves a cursor, breaks a line or reverses a direction made a blank."""
+    if not text.isprintable():
+        text = "".join(char if char.isprintable() else " " for char in text)
+    return " ".join(text.split())

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import environment, gate, stats, verdict
+from bench import environment, formats, gate, stats, verdict
 from bench.baseline import Kind, Quantity, Reading, Session, all_sessions, differences, machine_words, software
 from bench.compared import Comparison
 from bench.errors import UsageError
@@ -220,10 +220,10 @@ def as_json(series: Iterable[Series]) -> str:
 def _title(one: Series) -> str:
     title = f"{one.name}: {one.kind} on {one.words}"
     if not one.points:
-        return gate.one_line(f"{title}; no run has enough sound processes")
+        return formats.one_line(f"{title}; no run has enough sound processes")
     first, last = one.points[0], one.points[-1]
     runs = f"{len(one.points)} runs from {first.started_at[:10]} to {last.started_at[:10]}"
-    return gate.one_line(f"{title}; {runs}, now {last.value:.4g} {one.unit}")
+    return formats.one_line(f"{title}; {runs}, now {last.value:.4g} {one.unit}")
 
 
 def _lines(one: Series) -> list[str]:
@@ -234,7 +234,7 @@ def _lines(one: Series) -> list[str]:
         lines.append("steady: no step of 1% or more")
     if one.left_out:
         lines.append(f"{one.left_out} runs are left out: fewer than {LEAST_PROCESSES} of their processes count")
-    return [gate.one_line(line) for line in lines]
+    return [formats.one_line(line) for line in lines]
 
 
 def describe(step: Step) -> str:
@@ -289,7 +289,7 @@ def _free(taken: Mapping[str, Any], one: Series) -> str:
     """A name for the series: with its machine, and a number, where others have the same."""
     names = [one.name, f"{one.name} {one.machine}", *(f"{one.name} {one.machine} {n}" for n in range(2, 1000))]
     slugs = {_slug(name) for name in taken}
-    return next(name for name in map(gate.one_line, names) if _slug(name) not in slugs)
+    return next(name for name in map(formats.one_line, names) if _slug(name) not in slugs)
 
 
 def _slug(name: str) -> str:
@@ -315,9 +315,4 @@ def _csv(points: Iterable[Point], column: str) -> str:
 
 
 def _write(path: Path, text: str) -> Path:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"cannot write {path}", error.strerror or str(error), "name another --output") from error
-    return path
+    return formats.save(path, text, "name another --output")

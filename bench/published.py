@@ -98,7 +98,7 @@ class Latency(Frozen, frozen=True):
 
     @property
     def tags(self) -> tuple[str, ...]:
-        return tuple(filter(None, self.qc.replace(";", " ").split()))
+        return tuple(self.qc.replace(";", " ").split())
 
 
 class Campaign(Frozen, frozen=True):
@@ -256,18 +256,26 @@ def figures() -> tuple[Figure, ...]:
 
 
 def conflicts() -> tuple[Conflict, ...]:
-    return _conflicts(FOLDER).lines
+    return _table(FOLDER / "conflicts.csv", Conflict).lines
 
 
 def others() -> tuple[Other, ...]:
-    return _others(FOLDER).lines
+    return _table(FOLDER / "other_figures.csv", Other).lines
 
 
 def troubles(*, all_tables: bool = False) -> tuple[str, ...]:
     """A line for each line of the tables that was left out: of those behind latencies, or of all."""
-    tables: list[Table[Any]] = [_model_lines(FOLDER), _campaign_lines(FOLDER), _latencies(FOLDER)]
+    tables: list[Table[Any]] = [
+        _table(FOLDER / "models.csv", Model),
+        _table(FOLDER / "campaigns.csv", Campaign),
+        _latencies(FOLDER),
+    ]
     if all_tables:
-        tables += [_figures(FOLDER), _conflicts(FOLDER), _others(FOLDER)]
+        tables += [
+            _figures(FOLDER),
+            _table(FOLDER / "conflicts.csv", Conflict),
+            _table(FOLDER / "other_figures.csv", Other),
+        ]
     return tuple(f"left out: {error}" for table in tables for error in table.broken)
 
 
@@ -281,10 +289,15 @@ def select(models: Iterable[str], families: Iterable[str], input_shape: tuple[in
         return catalog.select(models, families, input_shape)
     except UsageError:
         _refuse_quoted("model", models, _models(FOLDER), catalog.cards())
-        quoted, measurable = _families(_models(FOLDER)), _families(catalog.cards())
+        quoted, measurable = family_spellings(), _families(catalog.cards())
         spelt = [quoted.get(catalog.fold(name), name) for name in families]
         _refuse_quoted("family", spelt, quoted.values(), measurable.values())
         raise
+
+
+def family_spellings() -> dict[str, str]:
+    """Those of the published figures as they are spelt, by what any spelling of them comes to."""
+    return _families(_models(FOLDER))
 
 
 def _families(models: Mapping[str, Model] | Mapping[str, ModelCard]) -> dict[str, str]:
@@ -306,24 +319,17 @@ def _refuse_quoted(kind: str, names: Iterable[str], quoted: Iterable[str], measu
 # Each file is read once. The folder is an argument: another one has other tables.
 
 
-@functools.cache
-def _model_lines(folder: Path) -> Table[Model]:
-    return sound(folder / "models.csv", Model)
+_table = functools.cache(sound)
 
 
 @functools.cache
 def _models(folder: Path) -> Mapping[str, Model]:
-    return {each.model: each for each in _model_lines(folder).lines}
-
-
-@functools.cache
-def _campaign_lines(folder: Path) -> Table[Campaign]:
-    return sound(folder / "campaigns.csv", Campaign)
+    return {each.model: each for each in _table(folder / "models.csv", Model).lines}
 
 
 @functools.cache
 def _campaigns(folder: Path) -> Mapping[str, Campaign]:
-    return {each.campaign: each for each in _campaign_lines(folder).lines}
+    return {each.campaign: each for each in _table(folder / "campaigns.csv", Campaign).lines}
 
 
 @functools.cache
@@ -353,13 +359,3 @@ def _figures(folder: Path) -> Table[Figure]:
     models = _models(folder)
     lack = "models.csv has no {!r}".format
     return sound(folder / "figures.csv", Figure, lambda each: "" if each.model in models else lack(each.model))
-
-
-@functools.cache
-def _conflicts(folder: Path) -> Table[Conflict]:
-    return sound(folder / "conflicts.csv", Conflict)
-
-
-@functools.cache
-def _others(folder: Path) -> Table[Other]:
-    return sound(folder / "other_figures.csv", Other)

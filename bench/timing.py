@@ -43,7 +43,7 @@ except ImportError:  # not a POSIX system
 
 @contextmanager
 def quiet_collector() -> Iterator[None]:
-    """No garbage collection of Python's while the clock runs."""
+    """No garbage collection of Python's in the block."""
     was_enabled = gc.isenabled()
     gc.collect()
     gc.disable()

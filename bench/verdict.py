@@ -230,7 +230,11 @@ def believed(log_ratios: Sequence[float], error: float, rule: Rule) -> Interval:
     seen with 4 pairs in 13 instead of 37 of 100 of the worst jobs (even units). So silence means less where pairs
     scatter by more than 1.5 % and nothing is known of the machine: up to 8 in 100 pass at the tolerance.
     """
-    moderated, own = _judges(log_ratios, error, rule)
+    return _held(*_judges(log_ratios, error, rule))
+
+
+def _held(moderated: Interval, own: Interval) -> Interval:
+    """The first, as far as a change stands in the second, too."""
     return replace(
         moderated, lower=min(moderated.lower, max(0.0, own.lower)), upper=max(moderated.upper, min(0.0, own.upper))
     )
@@ -320,11 +324,12 @@ def _known(measured: Sequence[Pair], error: float, rule: Rule) -> tuple[Verdict,
     sound = [one for one in measured if one.sound]
     values = [getattr(one, rule.statistic) for one in sound]
     cpu_values = [one.cpu for one in sound if one.cpu is not None]
-    wall = believed(values, error, rule)
+    judges = _judges(values, error, rule)
+    wall = _held(*judges)
     cpu = believed(cpu_values, error, rule) if len(cpu_values) == len(sound) else None
     spread = _standard_error(values, rule.sd, rule.df)
-    halves = [known.upper - known.centre for known in _judges(values, error, rule)]
-    reach = math.log1p(rule.margin) + max(halves) + statistics.NormalDist().inv_cdf(0.9) * spread
+    half = max(known.upper - known.centre for known in judges)
+    reach = math.log1p(rule.margin) + half + statistics.NormalDist().inv_cdf(0.9) * spread
     verdict = Verdict(
         outcome="INCONCLUSIVE",
         ratio=math.exp(wall.centre),

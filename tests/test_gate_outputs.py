@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lxml import etree
 from markdown_it import MarkdownIt
 
-from bench import cli_gate, gate
+from bench import cli_gate, formats, gate
 from bench.errors import UsageError
 from bench.gate import Gate, GateResult
 
@@ -70,7 +70,7 @@ GATES = st.builds(
     Gate,
     command=st.just("bench check"),
     results=st.lists(HOSTILE_RESULTS, max_size=4).map(tuple),
-    shift=TEXTS.map(gate.one_line),
+    shift=TEXTS.map(formats.one_line),
     notes=st.lists(TEXTS, max_size=2).map(tuple),
     place=TEXTS,
 )
@@ -167,7 +167,7 @@ def test_signed(ratio, words):
 @given(TEXTS)
 @examples(100)
 def test_one_line_is_one_printable_line(text):
-    line = gate.one_line(text)
+    line = formats.one_line(text)
     assert line.isprintable()
     assert line == " ".join(line.split())
 
@@ -211,7 +211,7 @@ def cells_of(markdown):
 def test_markdown_shows_every_name_as_it_is(found):
     cells, tokens = cells_of(rendered("markdown", found))
     names = [cell for index, cell in enumerate(cells) if index % 5 == 0][1:]
-    assert names == [gate.one_line(one.case) for one in found.results]
+    assert names == [formats.one_line(one.case) for one in found.results]
     kinds = {child.type for token in tokens for child in token.children or ()}
     assert kinds <= {"text", "text_special", "strong_open", "strong_close", "softbreak"}
     assert not {token.type for token in tokens} & {"html_block", "fence", "code_block", "hr", "blockquote_open"}
@@ -236,7 +236,7 @@ def test_markdown_tells_what_to_do_about_alarms_only():
 def test_junit_obeys_its_schema_and_keeps_the_names(found):
     root = etree.fromstring(rendered("junit", found).encode())
     SCHEMA.assertValid(root)
-    assert [case.get("name") for case in root.iter("testcase")] == [gate.one_line(one.case) for one in found.results]
+    assert [case.get("name") for case in root.iter("testcase")] == [formats.one_line(one.case) for one in found.results]
 
 
 @pytest.mark.parametrize(
@@ -293,8 +293,8 @@ def test_github_reads_our_commands_and_no_others(found):
     assert len(commands) == len(alarms) + bool(found.shift)
     for (name, properties, message), one in zip(commands[bool(found.shift) :], alarms, strict=True):
         assert name == ("error" if one.outcome in gate.BAD else "warning")
-        assert set(properties) == {"title"} | ({"file"} if gate.one_line(found.place) else set())
-        assert properties["title"].endswith(gate.one_line(one.case))
+        assert set(properties) == {"title"} | ({"file"} if formats.one_line(found.place) else set())
+        assert properties["title"].endswith(formats.one_line(one.case))
         assert message == "\n".join(gate.sentences(one))
 
 

@@ -122,26 +122,17 @@ def summarise(gate: Gate, environ: Mapping[str, str] = os.environ) -> None:
 
 
 def _put(path: Path, text: str, append: bool) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a" if append else "w", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}", error.strerror or str(error), "name another file") from error
+    with choices.writing(path, "name another file"), path.open("a" if append else "w", encoding="utf-8") as file:
+        file.write(text)
 
 
 # Words
 
 
-def one_line(text: str) -> str:
-    """`text` with whatever moves a cursor, breaks a line or reverses a direction made a blank."""
-    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
-
-
 def sentences(result: GateResult) -> list[str]:
     """All that a result has to say, a line each, clean: the finding first, what to do, the details."""
     do = f"What to do: {result.do}" if result.do else ""
-    return [one_line(line) for line in (result.says or result.outcome, do, *result.details) if line]
+    return [choices.one_line(line) for line in (result.says or result.outcome, do, *result.details) if line]
 
 
 def time_taken(ratio: float) -> str:

@@ -5,7 +5,8 @@ A REGRESSION is an error, what could not be judged a warning; all else is a plai
 
 from collections.abc import Iterator
 
-from bench.gate import BAD, Gate, GateResult, alarms, change, one_line, sentences, span
+from bench.formats import one_line
+from bench.gate import BAD, Gate, GateResult, alarms, change, sentences, span
 
 suffix = ".log"
 

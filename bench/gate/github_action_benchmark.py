@@ -6,7 +6,8 @@ A ratio rather than milliseconds, as these move with the machine that the job ha
 import json
 from typing import Any
 
-from bench.gate import Gate, GateResult, one_line, sentences
+from bench.formats import one_line
+from bench.gate import Gate, GateResult, sentences
 
 suffix = ".json"
 

@@ -7,7 +7,8 @@ import hashlib
 import json
 from typing import Any
 
-from bench.gate import Gate, GateResult, Outcome, alarms, change, one_line, sentences
+from bench.formats import one_line
+from bench.gate import Gate, GateResult, Outcome, alarms, change, sentences
 
 suffix = ".json"
 

@@ -5,7 +5,8 @@ REGRESSION and FAILED are failures; what could not be judged is skipped and says
 
 from xml.etree import ElementTree
 
-from bench.gate import BAD, Gate, GateResult, change, one_line, sentences, span
+from bench.formats import one_line
+from bench.gate import BAD, Gate, GateResult, change, sentences, span
 
 suffix = ".xml"
 SKIPPED = frozenset({"INCONCLUSIVE", "UNAVAILABLE"})

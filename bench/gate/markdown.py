@@ -3,7 +3,8 @@
 import re
 from collections.abc import Iterable
 
-from bench.gate import Gate, GateResult, alarms, change, one_line, sentences, span
+from bench.formats import one_line
+from bench.gate import Gate, GateResult, alarms, change, sentences, span
 
 suffix = ".md"
 

@@ -2,7 +2,8 @@
 
 import textwrap
 
-from bench.gate import Gate, GateResult, change, one_line, sentences, span
+from bench.formats import one_line
+from bench.gate import Gate, GateResult, change, sentences, span
 
 suffix = ".txt"
 INDENT = " " * 14

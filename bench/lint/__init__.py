@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from bench import catalog, published, report
 from bench.errors import UsageError
@@ -46,27 +47,18 @@ def exit_code(findings: Iterable[Finding]) -> int:
     return int(any(each.severity != "info" for each in findings))
 
 
-def of_report(results: Path, source: Source, asked: Mapping[str, str]) -> tuple[list[Finding], tuple[str, ...]]:
+def of_report(results: Path, source: Source, **filters: Any) -> tuple[list[Finding], tuple[str, ...]]:
     """What is wrong with the measured or published figures that a report would show, or with both; and its warnings.
 
-    Raises UsageError where there are none.
+    `filters` are those of `report.build`. Raises UsageError where there are none.
     """
     found: list[Finding] = []
     warnings: tuple[str, ...] = ()
     if source != "published":
-        built = report.build(
-            results,
-            source=source,
-            family=asked.get("family"),
-            device=asked.get("device"),
-            model=asked.get("model"),
-            backend=asked.get("backend"),
-            run_id=asked.get("run"),
-            interval=asked.get("interval"),
-        )
+        built = report.build(results, source=source, **filters)
         found, warnings = check(sources.of_rows(built.rows)), built.warnings
     if source != "measured":
-        found += published_figures(asked)
+        found += published_figures({name.removesuffix("_id"): value for name, value in filters.items()})
     return found, warnings
 
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
+from bench.formats import one_line
 from bench.lint.cells import Finding, Severity
-from bench.report import one_line
 
 COUNTED: dict[Severity, str] = {"error": "errors", "warning": "warnings", "info": "for information"}
 

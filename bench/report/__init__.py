@@ -1,7 +1,5 @@
 """What a report is: rows, and tables of rounded cells; every other file with a `render` here is a format of it."""
 
-import contextlib
-import gc
 import shlex
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,6 +18,7 @@ from bench.report import rows
 from bench.report.rows import OWN, Machines, Row, family_of
 from bench.schema import Case, Record
 from bench.store import Header, Run, Unreadable
+from bench.timing import quiet_collector
 
 if TYPE_CHECKING:
     from bench.report.paddleclas import Origin
@@ -117,13 +116,6 @@ def formats() -> list[str]:
 def get(name: str) -> Format:
     """The format of that name. Raises UsageError for an unknown one."""
     return cast(Format, choices.get(__name__, name))
-
-
-def one_line(text: str) -> str:
-    """`text` with whatever moves a cursor, breaks a line or reverses a direction made a blank."""
-    if not text.isprintable():
-        text = "".join(char if char.isprintable() else " " for char in text)
-    return " ".join(text.split())
 
 
 def width(text: str) -> int:
@@ -251,7 +243,8 @@ class Reading:
 
     def rows(self, results: Path, interval: str | None = None) -> list[Row]:
         """Of the newest records that are asked for, as `runs` reads them."""
-        with _uncollected():
+        # Records hold no cycles, and the collector would walk through all of them time and again.
+        with quiet_collector():
             return rows.rows(self.runs(results), self.cards, interval)
 
     def runs(self, results: Path) -> Iterator[Run]:
@@ -350,18 +343,6 @@ class Reading:
         return UsageError(f"no results of {wanted} together", "there are some of each", LIST_RESULTS)
 
 
-@contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without the garbage collector: records hold no cycles, and it would walk through all of them time and again."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
 @dataclass
 class Troubles:
     """What is wrong with a file that is read nevertheless: the numbers of the lines that were left out."""
@@ -397,7 +378,7 @@ MOST_NUMBERS = 5
 
 def _spelt(family: str) -> str:
     """A family as the catalog or the published figures spell it. Raises UsageError for an unknown one."""
-    known = {catalog.fold(model.family): model.family for model in published.models().values()}
+    known = published.family_spellings()
     return known.get(catalog.fold(family)) or (OWN if family == OWN else catalog.of_family(family)[0].family)
 
 

@@ -10,6 +10,7 @@ from bench import pareto, stats
 from bench.report import figures
 from bench.report.figures import GREY, Chart, Pen
 from bench.report.rows import Repetition, Row
+from bench.report.tables import choice
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -111,11 +112,7 @@ class _Front:
 
     def _split(self) -> tuple[list[Row], list[Row]]:
         """The models of the front, by latency, and the others."""
-        choices = [
-            pareto.Choice(row.ci_low_ms or row.latency_ms or 0, row.ci_high_ms or row.latency_ms or 0, row.top1 or 0)
-            for row in self.rows
-        ]
-        best = pareto.front(choices)
+        best = pareto.front([choice(row) for row in self.rows])
         rows = sorted(zip(self.rows, best, strict=True), key=lambda pair: pair[0].latency_ms or 0)
         return [row for row, leads in rows if leads], [row for row, leads in rows if not leads]
 

@@ -10,10 +10,9 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from bench import stats
 from bench.report import Table
 from bench.report.rows import ONE_MACHINE, Machines, Row, is_runtime, place
-from bench.report.tables import is_wrong
+from bench.report.tables import NONE, is_wrong
 
 LEAST_NETWORKS = 5
-NONE = "–"
 METHOD = (
     "ρ: Spearman's rank correlation, p: two-sided, if there were none (exact up to "
     f"{stats.EXACT_PAIRS} networks, by Student's t above); variants of one network count once"

@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from bench.report import Report, one_line
+from bench.formats import one_line
+from bench.report import Report
 from bench.report.rows import Row
 
 suffix = ".csv"

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import UsageError
-from bench.report import Language, one_line
+from bench.formats import one_line, writing
+from bench.report import Language
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -176,11 +177,8 @@ def save(figure: "Figure", stem: Path, description: str) -> list[Path]:
     for suffix in FORMATS:
         path = stem.with_name(f"{stem.name}.{suffix}")
         own: dict[str, str | None] = {"Software": None} if suffix == "png" else {"Date": None, "Creator": "bench"}
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(path, "name another folder"):
             figure.savefig(path, metadata={**own, "Description": description})
-        except OSError as error:
-            raise UsageError(f"cannot write {path}", error.strerror or str(error), "name another folder") from error
         written.append(path)
     return written
 

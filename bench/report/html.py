@@ -10,7 +10,8 @@ from typing import Any
 
 import msgspec
 
-from bench.report import Report, Table, one_line
+from bench.formats import one_line
+from bench.report import Report, Table
 from bench.report.rows import Row
 
 suffix = ".html"

@@ -3,7 +3,8 @@
 import re
 from collections.abc import Iterable, Iterator
 
-from bench.report import Report, Table, one_line
+from bench.formats import one_line
+from bench.report import Report, Table
 
 suffix = ".md"
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 
-from bench.report import Report, Table, one_line, width
+from bench.formats import one_line
+from bench.report import Report, Table, width
 
 suffix = ".txt"
 

@@ -21,6 +21,7 @@ from bench import __version__, backends, calibration, catalog, environment, list
 from bench.artifacts import Cache, default_root
 from bench.compare import Contest, settle, slower
 from bench.errors import Failed, Unavailable, Unsupported, UsageError
+from bench.formats import writing
 from bench.live_worker import Injection
 from bench.prepare import Workshop
 from bench.process import job_folder
@@ -127,14 +128,10 @@ def read(file: Path) -> list[Trial]:
 
 def append(file: Path, trial: Trial) -> None:
     """On disk when this returns."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("ab") as out:
-            out.write(msgspec.json.encode(trial) + b"\n")
-            out.flush()
-            os.fsync(out.fileno())
-    except OSError as error:
-        raise UsageError(f"cannot write {file}", error.strerror or str(error), "name another with --file") from error
+    with writing(file, "name another with --file"), file.open("ab") as out:
+        out.write(msgspec.json.encode(trial) + b"\n")
+        out.flush()
+        os.fsync(out.fileno())
 
 
 # What is tried
@@ -358,7 +355,7 @@ def summary(trials: Sequence[Trial], machine_class: str, format_: str) -> str:
     if format_ == "json":
         return listing.as_json(table)
     here = [trial for trial in trials if trial.machine_class == machine_class]
-    words = [reach(entry, pair_seconds(here, entry)) for entry in spreads(here, machine_class)]
+    words = [reach(entry, pair_seconds(here, entry)) for entry in spreads(trials, machine_class)]
     shown = _markdown(table) if format_ == "markdown" else listing.as_text(table)
     return "\n".join([shown, *words, ""]) if words else shown
 

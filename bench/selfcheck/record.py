@@ -23,6 +23,7 @@ from bench.backends import Setup
 from bench.duet import Lost, Worker
 from bench.environment import OTHERS_CORES
 from bench.errors import Failed, Unavailable, UsageError
+from bench.formats import writing
 from bench.jobs import Measure, Measured, Problem
 from bench.live_worker import Done
 from bench.pairs import SideName
@@ -102,11 +103,9 @@ def _written(file: Path) -> Iterator[Path]:
     """A file beside that one, gone after the block if it is still there."""
     beside = file.with_name(f".{file.name}.{os.getpid()}.unfinished")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        beside.touch()
-        yield beside
-    except OSError as error:
-        raise UsageError(f"cannot write {file}", error.strerror or str(error), "name another with --output") from error
+        with writing(file, "name another with --output"):
+            beside.touch()
+            yield beside
     finally:
         with contextlib.suppress(OSError):
             beside.unlink()

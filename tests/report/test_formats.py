@@ -18,7 +18,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bench import catalog, report
+from bench import catalog, formats, report
 from bench.errors import UsageError
 from bench.report import Report, Table, markdown
 from bench.report.rows import Row, rows
@@ -250,7 +250,7 @@ def test_a_markdown_reader_sees_the_cells_as_they_were(text):
     tokens = markdown_it.MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(markdown.render(page))
     seen = [token for token in tokens if token.type == "inline"]
     shown = ["".join(child.content for child in token.children) for token in seen]
-    line = report.one_line(text)
+    line = formats.one_line(text)
     assert shown == [
         "Latency report",
         *[line] * bool(line),

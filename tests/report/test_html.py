@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from bench import report as reports
 from bench.errors import UsageError
-from bench.report import Report, Table, html, one_line
+from bench.formats import one_line
+from bench.report import Report, Table, html
 from bench.report.rows import Row, rows
 from bench.store import Run
 

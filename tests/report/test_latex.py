@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bench import report
+from bench import formats, report
 from bench.report import Report, Table, latex
 
 ASCII = "".join(map(chr, range(0x20, 0x7F)))
@@ -35,7 +35,7 @@ def page(text, language="en"):
 def test_nothing_special_is_left_of_a_foreign_string(text):
     left = ESCAPED.sub("", latex._escaped(text))
     assert not SPECIAL & set(left)
-    assert left.replace(" ", "") == "".join(char for char in report.one_line(text) if char not in {*SPECIAL, " "})
+    assert left.replace(" ", "") == "".join(char for char in formats.one_line(text) if char not in {*SPECIAL, " "})
     assert not re.search(r"--|,,", latex._escaped(text))
     assert all(char.isprintable() for char in left)
 
