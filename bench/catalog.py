@@ -4,7 +4,6 @@ import fnmatch
 import functools
 import hashlib
 import re
-import tomllib
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
@@ -99,8 +98,15 @@ class HardwareProfile(Frozen, frozen=True):
     threads: tuple[int, ...]
     match: Match = Match()
 
+    @property
+    def here(self) -> bool:
+        """Whether this machine's own processors do the work."""
+        return self.kind == "cpu"
+
 
 def _read(path: Path) -> dict[str, Any]:
+    import tomllib  # which Python 3.10 lacks; the workers that run under it read no card
+
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

@@ -187,6 +187,18 @@ def doctor(device: str) -> None:
 
 
 @bench.command()
+@click.argument("backends", nargs=-1, required=True, metavar="BACKEND...")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def setup(backends: tuple[str, ...], quiet: bool) -> None:
+    """Make the Python environments of backends that work in one of their own; once made they serve offline."""
+    from bench import homes, progress
+
+    with progress.choose(quiet) as shown:
+        for name in backends:
+            click.echo(f"{name}: {homes.set_up(name, shown.say)}")
+
+
+@bench.command()
 @with_options(MODEL_OPTIONS)
 @click.option(
     "--to",

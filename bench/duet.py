@@ -34,7 +34,6 @@ from bench.live_worker import (
     WarmUp,
 )
 from bench.prepare import ERRORS
-from bench.schema import PARENT_VARIABLE
 from bench.telemetry import Snapshot
 
 CHUNK_BYTES = 1 << 16
@@ -135,9 +134,7 @@ class LiveWorker:
         """Under our Python what we have ourselves; under another one nothing that leads to our packages."""
         if not self.python:
             return process.worker_environment(self.environ)
-        code = pythons.code_folder(self.folder)
-        ours = {"PYTHONPATH": str(code), PARENT_VARIABLE: str(os.getpid())}
-        return {**pythons.own_environment(), **ours, **self.environ}
+        return {**pythons.variables(self.folder), **self.environ}
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -4,7 +4,10 @@ A message has up to three parts, joined by "; ": what was wrong, what was found,
 """
 
 from collections.abc import Iterable
-from typing import Self
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Self  # which Python 3.10, that some workers run under, lacks
 
 
 class BenchError(Exception):
@@ -16,7 +19,7 @@ class BenchError(Exception):
         super().__init__("; ".join(part for part in (what, found, do) if part))
         self.log = log
 
-    def after(self, warnings: Iterable[str]) -> Self:
+    def after(self, warnings: Iterable[str]) -> "Self":
         """The same, with what a user had better read before it."""
         for line in warnings:
             self.add_note(line)

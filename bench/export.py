@@ -60,7 +60,9 @@ def paddle_from_network(card: ModelCard, source: str, folder: Path) -> Made:
     _check_size(card, network, facts["params"])
     spec = paddle.static.InputSpec([None, *card.input_shape], "float32", "x")
     paddle.jit.save(network, str(folder / "inference"), input_spec=[spec])
-    return Made(format="paddle", file="inference.json", facts=facts)
+    newer = (folder / "inference.json").is_file()  # as Paddle 3 writes it; up to 2.6 it is a .pdmodel
+    format_, file = ("paddle", "inference.json") if newer else ("pdmodel", "inference.pdmodel")
+    return Made(format=format_, file=file, facts=facts)
 
 
 def _check_size(card: ModelCard, network: Any, params: int) -> None:

@@ -11,13 +11,22 @@ from bench.schema import Frozen, Input, Measurement, Parity, Settings, Validity
 class Job(Frozen, frozen=True, tag_field="kind"):
     """One piece of work for a fresh process."""
 
+    @property
+    def done_by(self) -> str:
+        """The backend in whose environment it is done, or "" for ours."""
+        return str(getattr(self, "backend", ""))
+
 
 class PaddleFromNetwork(Job, frozen=True, tag="paddle_from_network"):
-    """Export a card's network, with `weights` ("random" or a .pdparams file), into `folder`."""
+    """Export a card's network, with `weights` ("random" or a .pdparams file), into `folder`.
+
+    The Paddle that does it decides the format: up to 2.6 it writes `.pdmodel`, from 3 on `.json`.
+    """
 
     card: ModelCard
     weights: str
     folder: str
+    backend: str = ""
 
 
 class OnnxFromPaddle(Job, frozen=True, tag="onnx_from_paddle"):
@@ -30,9 +39,13 @@ class OnnxFromPaddle(Job, frozen=True, tag="onnx_from_paddle"):
 
 
 class Build(Job, frozen=True, tag="build"):
-    backend: str
+    setup: Setup
     source: str
     folder: str
+
+    @property
+    def done_by(self) -> str:
+        return self.setup.case.backend
 
 
 class Inspect(Job, frozen=True, tag="inspect"):
@@ -64,6 +77,10 @@ class Measure(Job, frozen=True, tag="measure"):
     settings: Settings
     engine: str
     reference: str
+
+    @property
+    def done_by(self) -> str:
+        return self.setup.case.backend
 
 
 AnyJob = PaddleFromNetwork | OnnxFromPaddle | Build | Inspect | Reference | Probe | Measure
@@ -113,6 +130,7 @@ class Measured(Answer, frozen=True, tag="measured"):
     effective: dict[str, Any]
     telemetry: dict[str, Any]
     validity: tuple[Validity, ...]
+    requested: dict[str, Any] = {}
 
 
 AnyAnswer = Problem | Folder | Inspected | Version | Measured

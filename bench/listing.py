@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from bench import backends, catalog, environment, plan, published, store
+from bench import backends, catalog, environment, homes, plan, published, store
 from bench.catalog import HardwareProfile, ModelCard
 from bench.errors import BenchError, UsageError
 from bench.published import Model
@@ -98,7 +98,7 @@ def runtimes() -> list[Row]:
                     option: list(allowed) if isinstance(allowed, tuple) else [allowed]
                     for option, allowed in backend.options.items()
                 },
-                "here": backends.missing(backend) or "yes",
+                "here": homes.missing(backend) or "yes",
             }
         )
     return rows

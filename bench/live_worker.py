@@ -178,7 +178,7 @@ def open_session(order: LiveOrder, backend: "BaseBackend") -> tuple["Session", R
     version = backend.probe(order.setup.device)
     start = time.perf_counter_ns()
     source, case = Path(order.source), order.setup.case
-    engine = backend.build(source, Path(order.folder)) if order.build else source
+    engine = backend.build(source, Path(order.folder), order.setup) if order.build else source
     session = backend.open(engine, order.setup)
     load_ns = time.perf_counter_ns() - start
     first = first_inferences(session, case, order.reference)

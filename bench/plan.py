@@ -41,6 +41,8 @@ class Plan(msgspec.Struct, frozen=True):
     cards: dict[str, ModelCard]
     cases: tuple[Case, ...]
     left_out: tuple[LeftOut, ...]
+    #: about a device that is not this machine
+    found: dict[str, Any] = {}
 
     def estimate_s(self, settings: Settings) -> float:
         """About how long the plan takes, at most: each case spends its budget, each model is exported once."""
@@ -127,7 +129,7 @@ def _obstacle(
         return "unsupported", f"{case.backend} runs {can} on a {profile.kind}, not {case.precision}"
     if not card.measurable:
         return "unsupported", f"only published figures of {case.model} are known, not its network"
-    if card.format == "onnx" and backend.source == "paddle":
+    if card.format == "onnx" and backend.source in ("paddle", "pdmodel"):
         return "unsupported", f"{case.backend} reads Paddle models, and nothing converts ONNX to Paddle"
     if missing[case.backend]:
         return "unavailable", missing[case.backend]

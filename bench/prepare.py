@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from bench import backends, process
+from bench import backends, homes, process
 from bench.artifacts import Cache, Made, file_sha256, files_sha256, model_files
+from bench.backends import BaseBackend, Setup
 from bench.catalog import MODELS, ModelCard
 from bench.errors import BenchError, Failed, Unavailable, Unsupported, UsageError, last_line
 from bench.jobs import (
@@ -38,7 +39,7 @@ OPSET = 17
 #: which backend, run plainly, is the reference of which format
 REFERENCES = {"paddle": "paddle", "onnx": "onnxruntime"}
 #: what must be importable to export a card to a format, and the distributions whose versions decide the result
-EXPORTERS = {"paddle": ("paddle",), "onnx": ("paddle", "paddle2onnx")}
+EXPORTERS = {"paddle": ("paddle",), "onnx": ("paddle", "paddle2onnx"), "pdmodel": ("paddle",)}
 DISTRIBUTIONS = ("paddlepaddle", "paddlepaddle-gpu", "paddle2onnx", "onnx")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 ERRORS: dict[str, type[BenchError]] = {
@@ -60,6 +61,12 @@ def versions(*distributions: str) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def code_of(backend: BaseBackend) -> list[Path]:
+    """The files that a backend consists of."""
+    place = HERE / "backends" / backend.name
+    return sorted(place.glob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
 
 
 def network_files(network: str) -> list[Path]:
@@ -101,9 +108,13 @@ class Workshop:
         process.sweep(cache.root / "tmp")
 
     def ask(self, job: AnyJob, environ: Mapping[str, str], cpus: tuple[int, ...] = ()) -> AnyAnswer:
-        """A fresh worker's answer to `job`."""
+        """A fresh worker's answer to `job`, in the environment of the backend that does it."""
+        try:
+            python = homes.python(job.done_by)
+        except Unavailable as error:
+            return Problem(status="unavailable", reason=str(error))
         order = Order(job=job, cpus=cpus, memory_limit_bytes=self.settings.memory_limit_bytes)
-        return process.ask(order, environ, self.settings.timeout_s, self.cache.root / "tmp")
+        return process.ask(order, environ, self.settings.timeout_s, self.cache.root / "tmp", python)
 
     def insist(self, job: AnyJob, expected: type[AnswerT]) -> AnswerT:
         """The answer to a job of preparation, on one thread so that its result is always the same.
@@ -116,7 +127,13 @@ class Workshop:
         assert isinstance(answer, expected), f"{type(job).__name__} was answered by {type(answer).__name__}"
         return answer
 
-    def source(self, card: ModelCard, format_: str) -> Artifact:
+    def source(self, card: ModelCard, backend: BaseBackend) -> Artifact:
+        """The model as engines of `backend` are made from it. Raises Unsupported where no conversion leads there."""
+        if backend.source == "pdmodel":
+            return self._pdmodel(card, backend)
+        return self.model(card, backend.source)
+
+    def model(self, card: ModelCard, format_: str) -> Artifact:
         """The model in a format, "paddle" or "onnx". Raises Unsupported where no conversion leads there."""
         if card.file and card.format == format_:
             return _own(card, self.inspect(card)[1])
@@ -124,7 +141,7 @@ class Workshop:
             if not card.network:
                 raise Unsupported(f"nothing converts {card.format} to Paddle")
             return self._paddle(card)
-        paddle = self.source(card, "paddle")
+        paddle = self.model(card, "paddle")
         parts = {
             "source": paddle.sha256,
             "opset": OPSET,
@@ -168,41 +185,60 @@ class Workshop:
         return self.cache.get("weights", {"url": card.weights}, make).path
 
     def _paddle(self, card: ModelCard) -> Artifact:
+        parts, weights = self._network(card, versions("paddlepaddle", "paddlepaddle-gpu"))
+        job = partial(PaddleFromNetwork, card=card, weights=weights)
+        return self._get(f"{card.name} to Paddle", "paddle", parts, job)
+
+    def _pdmodel(self, card: ModelCard, backend: BaseBackend) -> Artifact:
+        """In Paddle's older format, written by the older Paddle in the home of `backend`."""
+        if card.file:
+            if not card.file.endswith(".pdmodel"):
+                raise Unsupported(
+                    f"{backend.name} reads Paddle models in the older format, .pdmodel",
+                    f"found {Path(card.file).name}",
+                    "export it with FLAGS_enable_pir_api=0 in the environment, or with Paddle 2.6",
+                )
+            return _own(card, self.inspect(card)[1])
+        parts, weights = self._network(card, homes.versions(backend.home) if backend.home else {})
+        job = partial(PaddleFromNetwork, card=card, weights=weights, backend=backend.name)
+        return self._get(f"{card.name} to Paddle's older format", "pdmodel", parts, job)
+
+    def _network(self, card: ModelCard, made_with: dict[str, str]) -> tuple[dict[str, Any], str]:
+        """All that decides what an export of the card's network is, and the weights to give it."""
         weights = self.weights(card)
+        code = (*network_files(card.network), HERE / "export.py", HERE / "weights.py", HERE / "pdparams.py")
         parts = {
             "network": card.network,
             "input_shape": card.input_shape,
             "weights": weights if weights == "random" else file_sha256(Path(weights)),
-            "versions": versions("paddlepaddle", "paddlepaddle-gpu"),
-            "code": files_sha256(
-                *network_files(card.network), HERE / "export.py", HERE / "weights.py", HERE / "pdparams.py"
-            ),
+            "versions": made_with,
+            "code": files_sha256(*code),
         }
-        job = partial(PaddleFromNetwork, card=card, weights=weights)
-        return self._get(f"{card.name} to Paddle", "paddle", parts, job)
+        return parts, weights
 
-    def engine(self, card: ModelCard, name: str) -> Artifact:
-        """What the backend of that name executes; the source itself where it builds nothing."""
-        backend = backends.get(name)
+    def engine(self, card: ModelCard, setup: Setup) -> Artifact:
+        """What the backend of `setup` executes; the source itself where it builds nothing."""
+        backend = backends.get(setup.case.backend)
         if not backend.source:
             return Artifact(format="", path="", sha256="", size_bytes=0)
-        source = self.source(card, backend.source)
+        source = self.source(card, backend)
         if not backend.engine:
             return source
         parts = {
             "source": source.sha256,
-            "backend": name,
-            "versions": versions(*backend.distributions),
-            "code": files_sha256(HERE / "backends" / f"{name}.py"),
+            "backend": backend.name,
+            "versions": homes.versions(backend.home) if backend.home else versions(*backend.distributions),
+            "code": files_sha256(*code_of(backend)),
+            **backend.variant(setup),
         }
-        job = partial(Build, backend=name, source=source.path)
-        return _with_source(self._get(f"{card.name} for {name}", backend.engine, parts, job), source)
+        job = partial(Build, setup=setup, source=str(Path(source.path).absolute()))
+        return _with_source(self._get(f"{card.name} for {backend.name}", backend.engine, parts, job), source)
 
     def reference(self, card: ModelCard) -> Artifact:
         """Inputs, and the outputs of the reference runtime of the model's own format."""
         format_ = card.format or "paddle"
         backend = backends.get(REFERENCES[format_])
-        source = self.source(card, format_)
+        source = self.model(card, format_)
         batch_size = self.fixed_batch(card) or 1
         parts = {
             "source": source.sha256,

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 from filelock import FileLock
 
+from bench import pythons
 from bench.jobs import AnyAnswer, Order, Problem
 from bench.schema import PARENT_VARIABLE
 
@@ -45,24 +46,28 @@ def sweep(scratch: Path) -> None:
                 shutil.rmtree(left, ignore_errors=True)
 
 
-def ask(order: Order, environ: Mapping[str, str], timeout_s: float, scratch: Path) -> AnyAnswer:
-    """Has a fresh process do `order` with `environ` on top of ours. It is dead when this returns or raises."""
+def ask(order: Order, environ: Mapping[str, str], timeout_s: float, scratch: Path, python: str = "") -> AnyAnswer:
+    """Has a fresh process do `order` with `environ` on top of ours, under `python` or, for "", our own.
+
+    It is dead when this returns or raises.
+    """
     try:
         with job_folder(scratch) as folder:
-            return _ask(order, environ, timeout_s, folder)
+            return _ask(order, environ, timeout_s, folder, python)
     except OSError as error:
         return Problem(status="failed", reason=f"cannot give a job to a worker: {error.strerror or error}")
     except UnicodeEncodeError as error:
         return Problem(status="refused", reason=f"a name is not valid UTF-8; found in {error.object!r}; rename it")
 
 
-def _ask(order: Order, environ: Mapping[str, str], timeout_s: float, folder: Path) -> AnyAnswer:
+def _ask(order: Order, environ: Mapping[str, str], timeout_s: float, folder: Path, python: str) -> AnyAnswer:
     order_file, answer_file, log_file = folder / "order.json", folder / "answer.json", folder / "log"
     order_file.write_bytes(msgspec.json.encode(order))
     with log_file.open("wb") as log:
         worker = subprocess.Popen(
-            [sys.executable, "-P", "-X", "faulthandler", "-m", "bench.worker", str(order_file), str(answer_file)],
-            env=worker_environment(environ),
+            [*_interpreter(python), "-X", "faulthandler", "-m", "bench.worker", str(order_file), str(answer_file)],
+            env={**pythons.variables(folder), **environ} if python else worker_environment(environ),
+            cwd=folder if python else None,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -82,6 +87,14 @@ def _ask(order: Order, environ: Mapping[str, str], timeout_s: float, folder: Pat
     except msgspec.DecodeError as error:
         return Problem(status="failed", reason=f"the worker's answer cannot be read: {error}", log=log_tail(log_file))
     return answer
+
+
+def _interpreter(python: str) -> list[str]:
+    """Without the current folder on its path, where a `bench` may lie that is not ours.
+
+    Python 3.10 has no -P, so others than ours work in the job's own folder.
+    """
+    return [python] if python else [sys.executable, "-P"]
 
 
 def worker_environment(extra: Mapping[str, str]) -> dict[str, str]:

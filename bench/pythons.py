@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bench.backends import BaseBackend
 from bench.errors import Unavailable, UsageError
+from bench.schema import PARENT_VARIABLE
 
 LEAST = (3, 11)
 #: third parties that a live worker imports besides its runtime
@@ -38,10 +39,10 @@ def own_environment() -> dict[str, str]:
 
 def require(python: str, backend: BaseBackend) -> None:
     """Raises Unavailable, naming what to install, where a live worker on `backend` can't run under `python`."""
-    version, missing = _look(python, (*NEEDED, *backend.requires))
-    if version < LEAST:
+    found, missing = _look(python, (*NEEDED, *backend.requires))
+    if found < LEAST:
         raise Unavailable(
-            f"{python} is Python {'.'.join(map(str, version))}",
+            f"{python} is Python {'.'.join(map(str, found))}",
             "the worker needs 3.11",
             "make the environment with a newer one",
         )
@@ -58,6 +59,11 @@ def _package(module: str, backend: BaseBackend) -> str:
     return backend.install.rpartition(" ")[2] if module in backend.requires else module
 
 
+def version(python: str) -> tuple[int, ...]:
+    """(major, minor) of an interpreter. Raises UsageError for what is none."""
+    return _look(python, ())[0]
+
+
 def _look(python: str, modules: tuple[str, ...]) -> tuple[tuple[int, ...], list[str]]:
     try:
         done = subprocess.run(
@@ -69,18 +75,24 @@ def _look(python: str, modules: tuple[str, ...]) -> tuple[tuple[int, ...], list[
             timeout=TIMEOUT_S,
             check=True,
         )
-        version, missing = json.loads(done.stdout)
+        found, missing = json.loads(done.stdout)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         raise UsageError(
             f"{python} does not work as a Python", _said(error), "name one such as old/bin/python"
         ) from error
-    return tuple(version), missing
+    return tuple(found), missing
 
 
 def _said(error: Exception) -> str:
     """The last line that the program printed, or what else became of it."""
     lines = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
     return str(lines[-1]) if lines else type(error).__name__
+
+
+def variables(folder: Path) -> dict[str, str]:
+    """What a worker under another Python has: nothing that leads to our packages, but this one by way of `folder`."""
+    ours = {"PYTHONPATH": str(code_folder(folder)), PARENT_VARIABLE: str(os.getpid())}
+    return {**own_environment(), **ours}
 
 
 def code_folder(folder: Path) -> Path:

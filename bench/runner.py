@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import msgspec
 
 from bench import admission, backends, stats, store
+from bench.backends import Setup
 from bench.errors import BenchError, Unavailable, Unsupported, UsageError
 from bench.jobs import AnyAnswer, Measure, Measured, Problem
 from bench.plan import Plan
@@ -41,7 +42,7 @@ class Engine(msgspec.Struct, frozen=True):
     artifact: Artifact
     path: str
     reference: str
-    input_shape: tuple[int, ...]
+    setup: Setup
 
 
 class Tally:
@@ -94,7 +95,7 @@ class Runner:
         self.header = header
         self.progress = progress
         self.records: list[Record] = []
-        self._troubles: dict[tuple[str, str], BenchError] = {}
+        self._troubles: dict[tuple[str, ...], BenchError] = {}
 
     def run(self, earlier: Iterable[Record] = ()) -> list[Record]:
         """Measures what `earlier` records of the run leave to do; returns this session's records.
@@ -137,42 +138,48 @@ class Runner:
 
         `repetition` is the next one: the record must not take the place of one that went well.
         """
-        pair = (case.model, case.backend)
+        setup = self._setup(case)
+        kind = (case.model, case.backend, *backends.get(case.backend).variant(setup).values())
         try:
-            if pair in self._troubles:
-                raise self._troubles[pair]
-            return self._engine(case)
+            if kind in self._troubles:
+                raise self._troubles[kind]
+            return self._engine(setup)
         except UsageError:
             raise
         except BenchError as error:
             if not isinstance(error, BatchFixed):
-                self._troubles[pair] = error
+                self._troubles[kind] = error
             fields = {"status": status_of(error), "reason": str(error), "log": error.log}
             self._save(self._record(case, repetition=repetition, **fields))
             return None
 
-    def _engine(self, case: Case) -> Engine:
+    def _setup(self, case: Case) -> Setup:
+        card, options = self.plan.cards[case.model], self.options[case.backend]
+        return Setup(case, self.plan.profile, options, card.input_shape, self.plan.found)
+
+    def _engine(self, setup: Setup) -> Engine:
+        case = setup.case
         card = self.plan.cards[case.model]
         fixed = self.workshop.fixed_batch(card)
         if fixed not in (None, case.batch_size):
             raise BatchFixed(f"{Path(card.file).name} takes batches of {fixed} only")
-        artifact = self.workshop.engine(card, case.backend)
+        setup = msgspec.structs.replace(setup, input_shape=self.workshop.input_shape(card))
+        artifact = self.workshop.engine(card, setup)
         computes = backends.get(case.backend).computes
         return Engine(
             artifact=self.workshop.public(artifact),
             path=artifact.path,
             reference=self.workshop.reference(card).path if computes else "",
-            input_shape=self.workshop.input_shape(card),
+            setup=setup,
         )
 
     def _repeat(self, case: Case, repetition: int, engine: Engine) -> Record:
         """One repetition in a fresh worker, pinned to as many CPUs as it has threads."""
         started_at, start = store.now(), time.perf_counter_ns()
-        options = self.options[case.backend]
-        cpus = choose_cpus(self.workshop.cpus, case.threads, repetition)
+        options = engine.setup.options
+        cpus = choose_cpus(self.workshop.cpus, case.threads, repetition) if self.plan.profile.here else ()
         environ = thread_environment(case.threads) | backends.get(case.backend).environment(options)
-        setup = backends.Setup(case, self.plan.profile, options, engine.input_shape)
-        job = Measure(setup=setup, settings=self.settings, engine=engine.path, reference=engine.reference)
+        job = Measure(setup=engine.setup, settings=self.settings, engine=engine.path, reference=engine.reference)
         answer = self.workshop.ask(job, environ, cpus)
         record = self._record(
             case,
@@ -243,6 +250,7 @@ def _with_answer(record: Record, answer: AnyAnswer) -> Record:
         parity=answer.parity,
         effective=answer.effective,
         telemetry=record.telemetry | answer.telemetry,
+        requested=record.requested | answer.requested,
         validity=(*answer.validity, *_deviations(record, answer), *_unsteady(answer.measurement)),
         semantics={interval: SEMANTICS[interval] for interval in answer.measurement.intervals},
     )
@@ -250,10 +258,10 @@ def _with_answer(record: Record, answer: AnyAnswer) -> Record:
 
 def _deviations(record: Record, answer: Measured) -> tuple[Validity, ...]:
     """Where the runtime did something else than it was asked to."""
-    asked, effective = record.requested, answer.effective
+    asked, effective = record.requested | answer.requested, answer.effective
     strange = backends.deviations(record.case, record.settings.options, effective)
     found = [Validity("misconfigured", deviation) for deviation in strange]
-    if strays := sorted(set(effective.get("cpus", ())) - set(asked["cpus"])):
+    if asked["cpus"] and (strays := sorted(set(effective.get("cpus", ())) - set(asked["cpus"]))):
         found.append(Validity("misconfigured", f"CPUs: {asked['cpus']} asked, threads may also run on {strays}"))
     if (cpus := effective.get("cpus")) and len(cpus) < record.case.threads:
         found.append(Validity("misconfigured", f"CPUs: {record.case.threads} threads may run on {cpus} alone"))

@@ -9,15 +9,15 @@ from typing import Any
 
 import msgspec
 
-from bench import __version__, backends, catalog, environment, plan, published, store
+from bench import __version__, backends, catalog, environment, homes, plan, published, store
 from bench.artifacts import Cache, default_root, model_files
-from bench.backends import BaseBackend
+from bench.backends import BaseBackend, Setup
 from bench.catalog import ModelCard
 from bench.errors import Failed, Unavailable, Unsupported, UsageError, unknown
 from bench.plan import Plan, Request
 from bench.prepare import EXPORTERS, REFERENCES, Workshop, check_weights
 from bench.runner import Progress, Runner
-from bench.schema import Artifact, Record, Settings
+from bench.schema import Artifact, Case, Record, Settings
 from bench.store import Header, NoRun, Run, RunFile
 
 NO_MODEL = UsageError("no model was named", "", "name one with --model or --family; see: bench list models")
@@ -54,7 +54,7 @@ def make_plan(request: Request, description: Mapping[str, Any]) -> Plan:
 
 def why_missing(backend: BaseBackend, cards: list[ModelCard]) -> str:
     """Why the backend can't be used in this Python, its need of an exporter included; "" if it can."""
-    if reason := backends.missing(backend):
+    if reason := homes.missing(backend):
         return reason
     exported = any(card.network or card.format != backend.source for card in cards)
     needed = EXPORTERS.get(backend.source, ()) if exported else ()
@@ -226,17 +226,25 @@ def export(
 
 def _maker(format_: str, cards: list[ModelCard]) -> Callable[[Workshop, ModelCard], Artifact]:
     """How an artifact of `format_` is made: a conversion, or the engine of the backend that builds such."""
-    if format_ in EXPORTERS:
+    if format_ in REFERENCES:
         source = backends.get(REFERENCES[format_])
         if missing := why_missing(source, cards):
             raise Unavailable(f"cannot export to {format_}", missing)
-        return lambda workshop, card: workshop.source(card, format_)
+        return lambda workshop, card: workshop.model(card, format_)
     for name in backends.names():
         if backends.get(name).engine == format_:
             if missing := why_missing(backends.get(name), cards):
                 raise Unavailable(f"cannot export to {format_}", missing)
-            return lambda workshop, card: workshop.engine(card, name)
+            return lambda workshop, card: workshop.engine(card, _plainest(card, name))
     raise Unavailable(f"cannot export to {format_}", "this bench has no backend for it yet", "see: bench list backends")
+
+
+def _plainest(card: ModelCard, name: str) -> Setup:
+    """What an engine is exported for: the first device that lists the backend, at the first of each axis."""
+    backend = backends.get(name)
+    able = [profile for profile in catalog.profiles().values() if name in profile.backends]
+    case = Case(card.name, name, able[0].name, able[0].precisions[0], able[0].batch_sizes[0], able[0].threads[0])
+    return Setup(case, able[0], backends.settle(backend, {}), card.input_shape)
 
 
 def _copy(file: Path, folder: Path) -> Path:

@@ -294,13 +294,15 @@ def _subject(side: Side, case: Case, planned: plan.Plan, workshop: Workshop, ask
         raise BatchFixed(f"{Path(card.file).name} takes batches of {fixed} only")
     # An engine is made by the runtime that runs it, so under another Python by the worker itself.
     build = bool(side.python and backend.engine)
-    artifact = workshop.source(card, backend.source) if build else workshop.engine(card, case.backend)
+    options = backends.settle(backend, {**asked.options.get(backend.name, {}), **side.options.get(backend.name, {})})
+    setup = backends.Setup(case, planned.profile, options, workshop.input_shape(card))
+    artifact = workshop.source(card, backend) if build else workshop.engine(card, setup)
     return Subject(
         label=side.label,
         case=case,
         device=planned.profile,
-        options=backends.settle(backend, {**asked.options.get(backend.name, {}), **side.options.get(backend.name, {})}),
-        input_shape=workshop.input_shape(card),
+        options=options,
+        input_shape=setup.input_shape,
         source=artifact.path,
         build=build,
         reference=workshop.reference(card).path if backend.computes else "",

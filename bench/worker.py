@@ -87,10 +87,10 @@ def onnx_from_paddle(job: OnnxFromPaddle) -> Folder:
 
 
 def build(job: Build) -> Folder:
-    backend = backends.get(job.backend)
+    backend = backends.get(job.setup.case.backend)
 
     def make(folder: Path) -> Made:
-        return Made(format=backend.engine, file=backend.build(Path(job.source), folder).name)
+        return Made(format=backend.engine, file=backend.build(Path(job.source), folder, job.setup).name)
 
     return _made(make, job.folder)
 
@@ -151,6 +151,15 @@ def measure(job: Measure) -> Measured:
         before = telemetry.snapshot()
         measurement = session.measure(job.settings, shoot=shots.beside if shots else None)
         after = telemetry.snapshot()
+        if account := session.account():
+            return Measured(
+                measurement=measurement,
+                parity=first.parity,
+                effective=effective,
+                telemetry=account.telemetry,
+                validity=account.validity,
+                requested=account.requested,
+            )
     facts = telemetry.between(before, after)
     if shots:
         facts["probe_ns"] = shots.fired

@@ -70,19 +70,26 @@ print(json.dumps(statistics.median(samples) * 1e3))
 
 def ours(workshop: Workshop, model: str, backend_name: str) -> float:
     """Median `compute` latency in ms, as one repetition of `bench run` takes it."""
-    card, backend = catalog.cards()[model], backends.get(backend_name)
-    options = backends.settle(backend, {})
-    case = Case(model, backend_name, "cpu", "fp32", 1, 1)
-    setup = backends.Setup(case, catalog.profile("cpu"), options, card.input_shape)
+    backend, setup = backends.get(backend_name), setup_of(model, backend_name)
     job = Measure(
         setup=setup,
         settings=Settings(budget_s=SECONDS * 10),
-        engine=workshop.engine(card, backend_name).path,
-        reference=workshop.reference(card).path,
+        engine=engine_of(workshop, model, backend_name),
+        reference=workshop.reference(catalog.cards()[model]).path,
     )
-    answer = workshop.ask(job, thread_environment(1) | backend.environment(options), cpus=_cpus())
+    answer = workshop.ask(job, thread_environment(1) | backend.environment(setup.options), cpus=_cpus())
     assert isinstance(answer, Measured), answer
     return statistics.median(answer.measurement.intervals["compute"].samples_ns) / 1e6
+
+
+def setup_of(model: str, backend_name: str) -> backends.Setup:
+    case = Case(model, backend_name, "cpu", "fp32", 1, 1)
+    options = backends.settle(backends.get(backend_name), {})
+    return backends.Setup(case, catalog.profile("cpu"), options, catalog.cards()[model].input_shape)
+
+
+def engine_of(workshop: Workshop, model: str, backend_name: str) -> str:
+    return workshop.engine(catalog.cards()[model], setup_of(model, backend_name)).path
 
 
 def _cpus() -> tuple[int, ...]:
@@ -107,7 +114,7 @@ def _run(command: list[str], extra: dict[str, str]) -> str:
 def bare_loop(workshop: Workshop, model: str, backend_name: str) -> float:
     """Median in ms of a plain Python loop over the runtime's own API, on the same file."""
     backend = backends.get(backend_name)
-    engine = workshop.engine(catalog.cards()[model], backend_name).path
+    engine = engine_of(workshop, model, backend_name)
     script = LOOP.format(open=BARE[backend_name])
     printed = _run(
         [sys.executable, "-c", script, engine, str(SECONDS)], backend.environment(backends.settle(backend, {}))
@@ -117,7 +124,7 @@ def bare_loop(workshop: Workshop, model: str, backend_name: str) -> float:
 
 def benchmark_app(workshop: Workshop, model: str, backend_name: str) -> float:
     """Median in ms as OpenVINO's own tool prints it, on the same intermediate representation."""
-    engine = workshop.engine(catalog.cards()[model], backend_name).path
+    engine = engine_of(workshop, model, backend_name)
     options = "-hint none -nstreams 1 -nireq 1 -api sync -nthreads 1 -infer_precision f32 -shape [1,3,224,224]"
     tool = Path(sys.executable).with_name("benchmark_app")
     printed = _run([str(tool), "-m", engine, "-d", "CPU", "-t", str(SECONDS), *options.split()], {})

@@ -38,10 +38,10 @@ def test_card_passes_parity_on_every_runtime(workshop, card):
     for name in RUNTIMES:
         backend = backends.get(name)
         options = backends.settle(backend, {})
-        engine = workshop.engine(card, name)
         setup = backends.Setup(
             Case(card.name, name, "cpu", "fp32", 1, 1), catalog.profile("cpu"), options, card.input_shape
         )
+        engine = workshop.engine(card, setup)
         job = Measure(setup=setup, settings=workshop.settings, engine=engine.path, reference=reference.path)
         answer = workshop.ask(job, thread_environment(1) | backend.environment(options))
         assert isinstance(answer, Measured), f"{name}: {answer}"

@@ -83,7 +83,7 @@ class Workshop:
             raise answer
         return answer
 
-    def engine(self, card, backend):
+    def engine(self, card, setup):
         self.prepared.append(card.name)
         engine = self.engines.get(card.name, ENGINE)
         if isinstance(engine, BaseException):

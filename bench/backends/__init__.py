@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.catalog import HardwareProfile
 from bench.errors import Unavailable, Unsupported, UsageError, last_line, unknown
-from bench.schema import Case, Frozen, Input, Interval, Measurement, Samples, Settings
+from bench.schema import Case, Frozen, Input, Interval, Measurement, Samples, Settings, Validity
 from bench.timing import Clock, measure
 
 if TYPE_CHECKING:
@@ -24,6 +24,17 @@ if TYPE_CHECKING:
     Arrays = list[np.ndarray[Any, Any]]
 
 KNOWN = ("paddle", "paddle_tensorrt", "onnxruntime", "openvino", "tensorrt", "paddle_lite", "simulated")
+
+
+class Account(Frozen, frozen=True):
+    """What a device that computes elsewhere says of a measurement, in place of what this process would see of itself.
+
+    `requested` and `telemetry` are added to the record's.
+    """
+
+    requested: dict[str, Any] = {}
+    telemetry: dict[str, Any] = {}
+    validity: tuple[Validity, ...] = ()
 
 
 class Session:
@@ -55,6 +66,10 @@ class Session:
         """
         return {}
 
+    def account(self) -> Account | None:
+        """Of the last `measure`, where another device did it; None where this process did."""
+        return None
+
     def close(self) -> None:
         """Frees the engine; the session is of no use afterwards."""
 
@@ -79,12 +94,24 @@ class Session:
 
 
 class Setup(Frozen, frozen=True):
-    """All that an engine is opened for. `input_shape` is of one image, `options` are all of the backend's."""
+    """All that an engine is made and opened for. `input_shape` is of one image, `options` are all of the backend's,
+    `found` is what was found out about a device that is not this machine."""
 
     case: Case
     device: HardwareProfile
     options: dict[str, str]
     input_shape: tuple[int, ...]
+    found: dict[str, Any] = {}
+
+
+class Home(Frozen, frozen=True):
+    """The Python environment that a backend's workers run in, where its packages can't live beside ours.
+
+    `python` is a version such as "3.10", `packages` are requirements as pip writes them.
+    """
+
+    python: str
+    packages: tuple[str, ...]
 
 
 class BaseBackend:
@@ -96,7 +123,9 @@ class BaseBackend:
     install: ClassVar[str] = ""
     #: distributions whose versions an engine depends on
     distributions: ClassVar[tuple[str, ...]] = ()
-    #: the artifact that engines are made from: "paddle", "onnx", or "" for none
+    #: where all of its work is done, if not in this Python; made by `bench setup`
+    home: ClassVar[Home | None] = None
+    #: the artifact that engines are made from: "paddle", "onnx", "pdmodel" (Paddle's older format), or "" for none
     source: ClassVar[str] = ""
     #: the format of the engine where `build` makes one, else ""
     engine: ClassVar[str] = ""
@@ -123,7 +152,11 @@ class BaseBackend:
         """What a model of the backend's source format takes. Raises UsageError for a file that can't be read."""
         raise NotImplementedError
 
-    def build(self, source: Path, folder: Path) -> Path:  # noqa: ARG002 - for those that override it
+    def variant(self, setup: Setup) -> dict[str, str]:  # noqa: ARG002 - for those that override it
+        """What of `setup` an engine depends on, besides its source."""
+        return {}
+
+    def build(self, source: Path, folder: Path, setup: Setup) -> Path:  # noqa: ARG002 - for those that override it
         """Makes the engine from `source` in `folder`; where there is nothing to make, the engine is the source."""
         return source
 

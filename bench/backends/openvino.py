@@ -93,7 +93,7 @@ class Backend(BaseBackend):
             )
         return str(openvino.__version__)
 
-    def build(self, source: Path, folder: Path) -> Path:
+    def build(self, source: Path, folder: Path, setup: Setup) -> Path:  # noqa: ARG002 - one for all
         """The intermediate representation, weights kept in fp32 (OpenVINO's default halves them)."""
         import openvino
 

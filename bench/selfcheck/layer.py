@@ -31,7 +31,7 @@ def slower_model(workshop: Workshop, card: ModelCard, share: float) -> Artifact:
 
     Raises Unavailable without onnx, Unsupported for a network that has no place for it.
     """
-    source = workshop.source(card, "onnx")
+    source = workshop.model(card, "onnx")
     parts = {
         "source": source.sha256,
         "share": share,

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from bench import __version__, backends, calibration, catalog, environment, listing, stats, store, verdict
+from bench import __version__, backends, calibration, catalog, environment, homes, listing, stats, store, verdict
 from bench.artifacts import Cache, default_root
 from bench.compare import Contest, settle, slower
 from bench.errors import Failed, Unavailable, Unsupported, UsageError
@@ -141,7 +141,7 @@ def usable(kind: Kind = "same") -> tuple[str, ...]:
     """The runtimes that this Python has, of those that a CPU's plans hold and that can be slowed down like that."""
     found = [name for name in catalog.profile("cpu").backends if name in backends.names()]
     able = [name for name in found if kind != "layer" or layer.possible(name)]
-    return tuple(name for name in able if not backends.missing(backends.get(name)))
+    return tuple(name for name in able if not homes.missing(backends.get(name)))
 
 
 def acceptance(

@@ -11,7 +11,7 @@ import inside
 import msgspec
 
 import bench
-from bench import backends, catalog, plan, store
+from bench import backends, catalog, homes, plan, pythons, store
 from bench.artifacts import model_files
 from bench.backends import Setup
 from bench.jobs import Measure, Probe
@@ -45,7 +45,7 @@ class Stand:
 
     @functools.cached_property
     def engine(self):
-        return self.workshop.engine(CARD, self.backend.name)
+        return self.workshop.engine(CARD, self.setup())
 
     @functools.cached_property
     def reference(self):
@@ -76,7 +76,7 @@ class Stand:
             engine=self.engine.path,
             reference=self.reference.path,
         )
-        return look(function, task, self.folder, self.environ(setup))
+        return look(function, task, self.folder, self.environ(setup), homes.python(self.backend.name))
 
     @functools.cached_property
     def ran(self):
@@ -92,14 +92,14 @@ class Stand:
         return {record.case.model: record for record in records}
 
 
-def look(function, task, folder, environ=None):
-    """What a function of inside.py says in a fresh process."""
+def look(function, task, folder, environ=None, python=""):
+    """What a function of inside.py says in a fresh process, under our Python or another."""
     task_file, answer_file = folder / "task.json", folder / "answer.json"
     answer_file.unlink(missing_ok=True)
     task_file.write_bytes(msgspec.json.encode(task))
     done = subprocess.run(
-        [sys.executable, "-P", "-X", "faulthandler", inside.__file__, function, str(task_file), str(answer_file)],
-        env={**os.environ, "PYTHONPATH": str(Path(bench.__file__).parents[1]), **(environ or {})},
+        [python or sys.executable, "-X", "faulthandler", inside.__file__, function, str(task_file), str(answer_file)],
+        env={**pythons.own_environment(), "PYTHONPATH": str(Path(bench.__file__).parents[1]), **(environ or {})},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -119,7 +119,7 @@ def run(workshop, stand, cards, **request):
     """`bench run` of these cards without its command line: the records, and the file that they went to."""
     name, backend = stand.backend.name, stand.backend
     asked = Request(device=stand.profile.name, backends=(name,), batch_sizes=(4,), threads=(1,), **request)
-    missing = {name: backends.missing(backend)}
+    missing = {name: homes.missing(backend)}
     cases = plan.make(asked, cards, stand.profile, {name: backend}, missing, len(workshop.cpus))
     header = Header(run_id=store.new_run_id(), started_at=store.now(), bench_version=bench.__version__)
     with RunFile.create(stand.folder, header) as file:
@@ -136,14 +136,14 @@ class Sabotage(Workshop):
         self.folder = folder
         self.tiny = look("exporting", inside.Task("paddle", folder=str(folder)), folder)
 
-    def engine(self, card, name):
+    def engine(self, card, setup):
         if card.name in self.tiny:
-            return super().engine(catalog.from_file(Path(self.tiny[card.name])), name)
-        engine = super().engine(CARD, name)
+            return super().engine(catalog.from_file(Path(self.tiny[card.name])), setup)
+        engine = super().engine(CARD, setup)
         if card.name == CARD.name:
             return engine
         how, _, number = card.name.partition("_")
-        copies = self.folder / name / card.name
+        copies = self.folder / setup.case.backend / card.name
         copies.mkdir(parents=True)
         for index, file in enumerate(model_files(Path(engine.path))):
             content = file.read_bytes()

@@ -36,7 +36,7 @@ def declared(backend):
     """What pyproject.toml and the backend's hint install."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = itertools.chain.from_iterable(project["optional-dependencies"].values())
-    return " ".join([backend.install, *extras])
+    return " ".join([backend.install, *extras, *(backend.home.packages if backend.home else ())])
 
 
 def array(outputs):
@@ -55,7 +55,7 @@ def alike(outputs, others):
 
 
 def test_the_name_is_that_of_the_file(backend, without_runtime):
-    assert Path(sys.modules[type(backend).__module__].__file__).stem == backend.name
+    assert type(backend).__module__ == f"bench.backends.{backend.name}"
     assert backend.name in backends.KNOWN
 
 
@@ -64,7 +64,8 @@ def test_the_facts_are_of_the_contract(backend, without_runtime):
     assert backend.precisions
     assert backend.kinds <= {"cpu", "gpu", "phone"}
     assert backend.kinds
-    assert backend.source in ("", "paddle", "onnx")
+    assert backend.source in ("", "paddle", "onnx", "pdmodel")
+    assert backend.source != "pdmodel" or backend.home
     assert bool(backend.engine) == ("build" in vars(type(backend)))
     assert backends.settle(backend, backend.plain).keys() == backend.options.keys()
 
@@ -295,9 +296,9 @@ class Counting(Workshop):
 
 def test_the_second_engine_comes_from_the_cache(stand, tmp_path):
     counting = Counting(stand.workshop, type(stand.workshop.cache)(tmp_path))
-    first = counting.engine(CARD, stand.backend.name)
+    first = counting.engine(CARD, stand.setup())
     assert counting.jobs == ([Build] if stand.backend.engine else [])
-    assert counting.engine(CARD, stand.backend.name) == first
+    assert counting.engine(CARD, stand.setup()) == first
     assert len(counting.jobs) <= 1
 
 
