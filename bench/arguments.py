@@ -125,6 +125,26 @@ def assigned(assignments: Iterable[str]) -> dict[str, dict[str, str]]:
     return options
 
 
+def choose_phone(_: click.Context, __: click.Parameter, serial: str | None) -> None:
+    """Where adb itself looks for it, so that workers find it, too."""
+    if serial:
+        os.environ["ANDROID_SERIAL"] = serial
+
+
+SERIAL = click.option(
+    "--serial", metavar="SERIAL", expose_value=False, callback=choose_phone, help="Which phone, where adb has several."
+)
+
+
+def as_published(arguments: Iterable[str]) -> tuple[str, ...]:
+    """A command line for a record: records get published, a phone's serial number does not."""
+    told, hidden = [], False
+    for word in arguments:
+        told.append("…" if hidden else "--serial=…" if word.startswith("--serial=") else word)
+        hidden = word == "--serial"
+    return tuple(told)
+
+
 def warn(lines: Iterable[str]) -> None:
     """Each on a line of standard error."""
     for line in lines:

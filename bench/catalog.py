@@ -7,7 +7,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -79,15 +79,22 @@ class ModelCard(Frozen, frozen=True):
 
 
 class Match(Frozen, frozen=True):
-    """Regular expressions that a device must satisfy; all that are given must."""
+    """Regular expressions that a device must satisfy; all that are given must.
+
+    `max_khz` is the highest clock of a phone's fastest core, as variants of one chip differ in clocks alone.
+    """
 
     cpu: str = ""
     gpu: str = ""
     soc: str = ""
+    max_khz: int = 0
 
 
 class HardwareProfile(Frozen, frozen=True):
-    """One device. `kind` decides where work runs; `backends` are in order of preference."""
+    """One device. `kind` decides where work runs; `backends` are in order of preference.
+
+    `capability` is the compute capability of an NVIDIA GPU, such as "7.5".
+    """
 
     name: str
     label: str
@@ -97,11 +104,17 @@ class HardwareProfile(Frozen, frozen=True):
     batch_sizes: tuple[int, ...]
     threads: tuple[int, ...]
     match: Match = Match()
+    capability: Annotated[str, msgspec.Meta(pattern=r"^(\d+\.\d+)?$")] = ""
 
     @property
     def here(self) -> bool:
         """Whether this machine's own processors do the work."""
         return self.kind == "cpu"
+
+    @property
+    def fanless(self) -> bool:
+        """Whether it slows down as it warms, so that the order of cases counts and drift must be looked for."""
+        return self.kind == "phone"
 
 
 def _read(path: Path) -> dict[str, Any]:

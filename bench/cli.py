@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from bench import __version__, cli_compare, cli_gate, cli_report
+from bench import __version__, cli_compare, cli_gate, cli_import, cli_report
 from bench.arguments import (
     EXPORTED,
     INTERVALS,
     NAMES,
     NUMBERS,
     PRECISIONS,
+    SERIAL,
+    as_published,
     assigned,
     checked,
     flatten,
@@ -63,6 +65,7 @@ def with_options(options: list[Callable[[Any], Any]]) -> Callable[[Any], Any]:
 @bench.command()
 @with_options(MODEL_OPTIONS)
 @click.option("--device", metavar="ID", help="See bench list devices.  [default: cpu]")
+@SERIAL
 @click.option("--backend", "backends", type=NAMES, multiple=True, help="Repeatable.  [default: the device's]")
 @click.option("--precision", "precisions", type=PRECISIONS, multiple=True, help="[default: the device's]")
 @click.option("--batch-size", "batch_sizes", type=NUMBERS, multiple=True, help="[default: the device's]")
@@ -91,7 +94,7 @@ def run(ctx: click.Context, /, **options: Any) -> None:
     """
     from bench import progress, report, session
 
-    command = ("bench", *sys.argv[1:])
+    command = ("bench", *as_published(sys.argv[1:]))
     if options["resume"] is not None:
         _refuse_plan_options(ctx)
         earlier = session.find_run(options["results"], options["resume"])
@@ -176,6 +179,7 @@ def list_(what: str, format_: str, results: Path) -> None:
 
 @bench.command()
 @click.option("--device", default="cpu", show_default=True, metavar="ID", help="What to look for.")
+@SERIAL
 def doctor(device: str) -> None:
     """What this machine is, what works here, what makes it noisy, and what to do about it."""
     from bench import catalog
@@ -281,7 +285,7 @@ def record(output: Path | None, quiet: bool, **options: Any) -> None:
 
 
 selfcheck.add_command(cli_compare.live)
-for command in (cli_compare.compare, *cli_gate.COMMANDS, *cli_report.COMMANDS):
+for command in (cli_compare.compare, *cli_gate.COMMANDS, *cli_import.COMMANDS, *cli_report.COMMANDS):
     bench.add_command(command)
 
 

@@ -274,8 +274,11 @@ def describe(root: Root = "/", environ: Mapping[str, str] | None = None) -> dict
 
 
 def machine_class(description: Mapping[str, Any]) -> str:
-    """Names the hardware: machines with the same one may be compared. 12 hexadecimal digits."""
-    return _digest(description.get("hardware"))
+    """Names the hardware that computed: machines with the same one may be compared. 12 hexadecimal digits.
+
+    Where a device beside this machine did it, such as a phone, that one's facts are what counts.
+    """
+    return _digest(description.get("device", {}).get("hardware") or description.get("hardware"))
 
 
 def environment_id(description: Mapping[str, Any]) -> str:

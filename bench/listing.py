@@ -5,8 +5,9 @@ from typing import Any
 
 import msgspec
 
-from bench import backends, catalog, environment, homes, plan, published, store
+from bench import backends, catalog, environment, homes, published, store
 from bench.catalog import HardwareProfile, ModelCard
+from bench.devices import find
 from bench.errors import BenchError, UsageError
 from bench.published import Model
 
@@ -75,7 +76,7 @@ def devices() -> list[Row]:
 
 def here(profile: HardwareProfile, description: dict[str, Any]) -> str:
     try:
-        plan.refuse_stranger(profile, description)
+        find(profile, description)
     except BenchError as error:
         return str(error)
     return "yes"
@@ -94,14 +95,17 @@ def runtimes() -> list[Row]:
                 "name": name,
                 "reads": backend.source,
                 "precisions": sorted(backend.precisions),
-                "options": {
-                    option: list(allowed) if isinstance(allowed, tuple) else [allowed]
-                    for option, allowed in backend.options.items()
-                },
+                "options": {option: _admitted(allowed) for option, allowed in backend.options.items()},
                 "here": homes.missing(backend) or "yes",
             }
         )
     return rows
+
+
+def _admitted(allowed: tuple[str, ...] | str | Path) -> list[str]:
+    if isinstance(allowed, Path):
+        return ["PATH"]
+    return [allowed] if isinstance(allowed, str) else list(allowed)
 
 
 def results(folder: Path) -> tuple[list[Row], list[str]]:

@@ -1,7 +1,6 @@
 """A command line and two small data files → cases, and what was left out and why. Pure."""
 
 import itertools
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +8,6 @@ import msgspec
 
 from bench.backends import KNOWN, BaseBackend
 from bench.catalog import HardwareProfile, ModelCard
-from bench.errors import Unavailable
 from bench.schema import Case, Frozen, Precision, Settings, Status
 
 
@@ -51,31 +49,6 @@ class Plan(msgspec.Struct, frozen=True):
         return len(self.cases) * per_case + 10.0 * len(models)
 
 
-def refuse_stranger(profile: HardwareProfile, description: Mapping[str, Any]) -> None:
-    """Raises Unavailable where this machine is not the device that the profile describes."""
-    wanted = profile.match
-    hardware = description["hardware"]
-    cpu, gpus = hardware["cpu"]["name"] or "unknown", hardware["gpus"]
-    if profile.kind == "phone":
-        raise Unavailable(
-            f"{profile.name} is a phone ({profile.label})",
-            "this bench has no backend for phones yet",
-            "list what works here with: bench doctor",
-        )
-    if wanted.gpu and not any(re.search(wanted.gpu, gpu) for gpu in gpus):
-        raise Unavailable(
-            f"looked for a GPU named like {profile.label} for device {profile.name}",
-            f"found {', '.join(gpus) or 'no NVIDIA GPU'} beside the CPU {cpu}",
-            "run it on a machine that has one, or measure this one with: --device cpu",
-        )
-    if wanted.cpu and not re.search(wanted.cpu, cpu):
-        raise Unavailable(
-            f"looked for a CPU named like {profile.label} for device {profile.name}",
-            f"found {cpu}",
-            "run it on such a machine, or measure this one with: --device cpu",
-        )
-
-
 def make(
     request: Request,
     cards: Sequence[ModelCard],
@@ -83,11 +56,12 @@ def make(
     backends: Mapping[str, BaseBackend],
     missing: Mapping[str, str],
     cpus: int,
+    found: Mapping[str, Any] | None = None,
 ) -> Plan:
     """All cases of the request, in the order model, backend, precision, batch size, threads.
 
     `backends` are those that exist, `missing` says of each why it can't work in this Python ("" if it can), `cpus` is
-    how many CPUs a thread pool may use.
+    how many CPUs a thread pool may use, `found` what was found out about a device that is not this machine.
     """
     matrix = itertools.product(
         dict.fromkeys(card.name for card in cards),
@@ -106,7 +80,7 @@ def make(
             cases.append(case)
         else:
             left_out.append(LeftOut(case, status, reason))
-    return Plan(profile=profile, cards=by_name, cases=tuple(cases), left_out=tuple(left_out))
+    return Plan(profile, by_name, tuple(cases), tuple(left_out), dict(found or {}))
 
 
 def _obstacle(

@@ -3,6 +3,7 @@
 Repetitions are fresh processes and the outer loop, so that drift spreads over cases instead of hiding in one.
 """
 
+import random
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from bench import admission, backends, stats, store
+from bench import admission, backends, cooling, stats, store
 from bench.backends import Setup
 from bench.errors import BenchError, Unavailable, Unsupported, UsageError
 from bench.jobs import AnyAnswer, Measure, Measured, Problem
@@ -111,11 +112,32 @@ class Runner:
         for case, engine in engines.items():
             _refuse_another_model(case, engine.artifact, tallies[case].records)
         admission.wait(engines, self.progress.say)
-        for case in rounds(list(engines), lambda case: tallies[case].finished(self.settings)):
-            repetition = tallies[case].next_repetition
-            self.progress.step(f"{case.key}, repetition {repetition + 1}")
-            tallies[case].add(self._save(self._repeat(case, repetition, engines[case])))
+        chance = random.Random(self.header.run_id) if self.plan.profile.fanless else None
+        for case in rounds(list(engines), lambda case: tallies[case].finished(self.settings), chance):
+            self._step(case, tallies[case], engines[case])
+        if self.plan.profile.fanless:
+            self._look_for_drift(tallies, engines)
         return self.records
+
+    def _step(self, case: Case, tally: Tally, engine: Engine) -> Record:
+        repetition = tally.next_repetition
+        self.progress.step(f"{case.key}, repetition {repetition + 1}")
+        record = self._save(self._repeat(case, repetition, engine))
+        tally.add(record)
+        return record
+
+    def _look_for_drift(self, tallies: Mapping[Case, Tally], engines: Mapping[Case, Engine]) -> None:
+        """Measures the first case once more, last. Where its latency has changed, no record of the session is sound."""
+        done = [record for record in self.records if record.status == "ok" and record.case in engines]
+        if len(done) < 2:
+            return
+        case = done[0].case
+        again = self._step(case, tallies[case], engines[case])
+        if again.status != "ok":
+            return
+        if drift := cooling.drift(_main_samples(done[0]), _main_samples(again)):
+            for record in (*done, again):
+                self._save(msgspec.structs.replace(record, validity=(*record.validity, drift)))
 
     def _save(self, record: Record) -> Record:
         self.file.append(record)
@@ -178,7 +200,8 @@ class Runner:
         started_at, start = store.now(), time.perf_counter_ns()
         options = engine.setup.options
         cpus = choose_cpus(self.workshop.cpus, case.threads, repetition) if self.plan.profile.here else ()
-        environ = thread_environment(case.threads) | backends.get(case.backend).environment(options)
+        backend = backends.get(case.backend)
+        environ = thread_environment(case.threads) | backend.environment(options)
         job = Measure(setup=engine.setup, settings=self.settings, engine=engine.path, reference=engine.reference)
         answer = self.workshop.ask(job, environ, cpus)
         record = self._record(
@@ -186,7 +209,7 @@ class Runner:
             status="ok",
             repetition=repetition,
             started_at=started_at,
-            settings=msgspec.structs.replace(self.settings, options=options),
+            settings=msgspec.structs.replace(self.settings, options=backends.as_published(backend, options)),
             artifact=engine.artifact,
             requested={"threads": case.threads, "precision": case.precision, "cpus": list(cpus), "environ": environ},
             telemetry={"spent_ns": time.perf_counter_ns() - start},
@@ -194,10 +217,13 @@ class Runner:
         return _with_answer(record, answer)
 
 
-def rounds(cases: list[Case], finished: Callable[[Case], bool]) -> Iterator[Case]:
-    """Case after case, again and again until all are finished; every other round backwards, against drift."""
+def rounds(cases: list[Case], finished: Callable[[Case], bool], chance: random.Random | None = None) -> Iterator[Case]:
+    """Case after case, again and again until all are finished; against drift, every other round backwards or, with
+    `chance`, each in another order."""
     backwards = False
     while todo := [case for case in cases if not finished(case)]:
+        if chance:
+            chance.shuffle(todo)
         yield from reversed(todo) if backwards else todo
         backwards = not backwards
 

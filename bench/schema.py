@@ -90,7 +90,10 @@ class Samples(Frozen, frozen=True):
 
 
 class Measurement(Frozen, frozen=True):
-    """One repetition. `build_ns` makes the engine, `load_ns` opens it, `first_ns` is the first inference."""
+    """One repetition. `build_ns` makes the engine, `load_ns` opens it, `first_ns` is the first inference.
+
+    The last two are 0 where nobody measured them.
+    """
 
     intervals: dict[Interval, Samples]
     load_ns: int

@@ -9,10 +9,11 @@ from typing import Any
 
 import msgspec
 
-from bench import __version__, backends, catalog, environment, homes, plan, published, store
+from bench import __version__, backends, catalog, devices, environment, homes, plan, published, store
 from bench.artifacts import Cache, default_root, model_files
 from bench.backends import BaseBackend, Setup
 from bench.catalog import ModelCard
+from bench.devices import Device
 from bench.errors import Failed, Unavailable, Unsupported, UsageError, unknown
 from bench.plan import Plan, Request
 from bench.prepare import EXPORTERS, REFERENCES, Workshop, check_weights
@@ -31,8 +32,9 @@ class Outcome(msgspec.Struct, frozen=True):
     records: list[Record]
 
 
-def make_plan(request: Request, description: Mapping[str, Any]) -> Plan:
-    """Raises UsageError for names that nothing bears, Unavailable where this machine isn't the device."""
+def make_plan(request: Request) -> tuple[Plan, Device]:
+    """The cases, and the device for them. Raises UsageError for names that nothing bears, Unavailable without the
+    device."""
     profile = catalog.profile(request.device)
     cards = published.select(request.models, request.families, request.input_shape)
     if not cards:
@@ -47,9 +49,16 @@ def make_plan(request: Request, description: Mapping[str, Any]) -> Plan:
             raise unknown("backend in this plan", name, list(found), "--set takes BACKEND.OPTION=VALUE")
         backends.settle(found[name], request.options[name])
     check_weights(request.settings.weights)
-    plan.refuse_stranger(profile, description)
-    missing = {name: why_missing(backend, cards) for name, backend in found.items()}
-    return plan.make(request, cards, profile, found, missing, environment.usable_cpus())
+    device = devices.find(profile, environment.describe())
+    missing = {
+        name: why_missing(backend, cards) or backend.lacking(profile, _options(request, backend), device.found)
+        for name, backend in found.items()
+    }
+    return plan.make(request, cards, profile, found, missing, device.cpus, device.found), device
+
+
+def _options(request: Request, backend: BaseBackend) -> dict[str, str]:
+    return backends.settle(backend, request.options.get(backend.name, {}))
 
 
 def why_missing(backend: BaseBackend, cards: list[ModelCard]) -> str:
@@ -79,11 +88,10 @@ def header_for(request: Request, description: dict[str, Any], command: tuple[str
 
 def start(request: Request, results: Path, command: tuple[str, ...], progress: Progress) -> Outcome:
     """A new run. Raises UsageError, or Unavailable, before anything is written where nothing could be measured."""
-    description = environment.describe()
-    planned = make_plan(request, description)
+    planned, device = make_plan(request)
     workshop = _workshop(request, progress)
     _read_own_models(planned, workshop)
-    header = header_for(request, description, command, store.new_run_id())
+    header = header_for(request, device.description, command, store.new_run_id())
     with RunFile.create(results / request.device, header) as file:
         try:
             return _run(planned, request, workshop, file, header, (), progress)
@@ -97,12 +105,11 @@ def resume(earlier: Run, command: tuple[str, ...], progress: Progress) -> Outcom
     """Goes on with a run as it was asked for. Raises UsageError on another kind of machine than it started on."""
     first = earlier.headers[0]
     request = _request_of(first)
-    description = environment.describe()
-    _refuse_other_place(first, description)
-    planned = make_plan(request, description)
+    planned, device = make_plan(request)
+    _refuse_other_place(first, device.description)
     workshop = _workshop(request, progress)
     _read_own_models(planned, workshop)
-    header = header_for(request, description, command, first.run_id)
+    header = header_for(request, device.description, command, first.run_id)
     with RunFile.reopen(earlier.path, header) as file:
         # Only now, under the file's lock, is it certain that nobody else is adding to it.
         return _run(planned, request, workshop, file, header, store.read(earlier.path).records, progress)
@@ -186,17 +193,17 @@ def _run(
     earlier: tuple[Record, ...],
     progress: Progress,
 ) -> Outcome:
-    options = {
-        name: backends.settle(backends.get(name), request.options.get(name, {}))
-        for name in {case.backend for case in planned.cases}
-    }
+    options = {name: _options(request, backends.get(name)) for name in {case.backend for case in planned.cases}}
     runner = Runner(planned, request.settings, options, workshop, file, header, progress)
-    return Outcome(path=file.path, run_id=header.run_id, records=runner.run(earlier))
+    try:
+        return Outcome(path=file.path, run_id=header.run_id, records=runner.run(earlier))
+    finally:
+        devices.tidy(planned.profile)
 
 
 def preview(request: Request) -> Plan:
     """The plan alone: nothing is exported, loaded or written."""
-    return make_plan(request, environment.describe())
+    return make_plan(request)[0]
 
 
 def export(

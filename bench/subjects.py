@@ -6,10 +6,10 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from bench import backends, catalog, environment, plan, published, pythons, runner, session, verdict
+from bench import backends, catalog, devices, environment, plan, published, pythons, runner, session, verdict
 from bench.catalog import HardwareProfile, ModelCard
 from bench.compared import Manner
-from bench.errors import BenchError, UsageError, unknown
+from bench.errors import BenchError, Unavailable, UsageError, unknown
 from bench.live_worker import Injection
 from bench.plan import LeftOut
 from bench.prepare import Workshop
@@ -194,7 +194,13 @@ def matches(asked: Asked, description: Mapping[str, Any], workshop: Workshop) ->
     the device or a Python lacks what a worker needs.
     """
     profile = catalog.profile(asked.device)
-    plan.refuse_stranger(profile, description)
+    if not profile.here:
+        raise Unavailable(
+            f"pairs are played on this machine's CPU, not on the {profile.kind} {profile.name}",
+            "",
+            "measure both sides with bench run, then: bench check",
+        )
+    devices.refuse_stranger(profile, description)
     both = sides(asked)
     cards = _cards(asked, both)
     planned = [_plan(asked, side, own, profile) for side, own in zip(both, cards, strict=True)]

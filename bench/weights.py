@@ -98,7 +98,7 @@ def _generator(seed: int, name: str) -> "np.random.Generator":
     import numpy as np
 
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
-    return np.random.Generator(np.random.PCG64(int.from_bytes(digest)))
+    return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "big")))
 
 
 def _is_norm(layer: Any) -> bool:

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from bench import environment, pairs, runner, telemetry
+from bench.gpu.hygiene import Limits
+from bench.trtexec import definitions
 
 ROOT = Path(__file__).parents[1]
 ROWS = {
@@ -27,7 +29,9 @@ def given(module):
     return {word for word in found if isinstance(word, str)}
 
 
-MODULES = [f"bench/{path.name}" for path in sorted((ROOT / "bench").glob("*.py")) if "Validity" in path.read_text()]
+MODULES = [
+    str(path.relative_to(ROOT)) for path in sorted((ROOT / "bench").rglob("*.py")) if "Validity" in path.read_text()
+]
 
 
 def test_every_row_is_whole():
@@ -52,6 +56,7 @@ LIMITS = {
         f"{environment.PRESSURE_SHARE:.0%}",
         f"{telemetry.RUN_DELAY_SHARE:.0%} of theirs",
         f"{telemetry.LEAST_WINDOW_NS / 1e9:g} s",
+        f"{Limits().utilisation_percent}% busy",
     ],
     "preempted": [f"{telemetry.PREEMPTED_SHARE:.0%}", f"more than {telemetry.PREEMPTED_PER_S} a second"],
     "faulting": [f"{telemetry.MINOR_FAULTS} minor", f"{telemetry.MAJOR_FAULT_SHARE:.0%}"],
@@ -59,7 +64,10 @@ LIMITS = {
     "clock_step": [f"{telemetry.CLOCK_STEP_NS / 1e6:g} ms"],
     "coarse_clock": [f"{telemetry.CLOCK_RESOLUTION_NS} ns"],
     "noisy": [f"{telemetry.PROBE_SPREAD:.0%}", f"{telemetry.LEAST_SHOTS} shots"],
-    "drifting": [f"{runner.MOST_DRIFT:.0%}"],
+    "drifting": [f"{runner.MOST_DRIFT:.0%}", f"{Limits().clock_spread:.0%}", f"{Limits().clock_loss:.0%} below"],
+    "hot": [f"{Limits().slowdown_margin_c} °C"],
+    "enqueue_bound": [f"{definitions.ENQUEUE_SHARE:.0%}"],
+    "unstable": [f"{limit:g}%" for limit in (definitions.UNSTABLE_PERCENT, definitions.UNSTABLE_PERCENT_10_14)],
 }
 
 

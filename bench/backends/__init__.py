@@ -135,8 +135,8 @@ class BaseBackend:
     default: ClassVar[bool] = True
     #: whether outputs are real, so that parity can be checked
     computes: ClassVar[bool] = True
-    #: option → what it admits: choices, of which the first is the default, or a number given as text
-    options: ClassVar[Mapping[str, tuple[str, ...] | str]] = {}
+    #: option → what it admits: choices, of which the first is the default, a number given as text, or a path
+    options: ClassVar[Mapping[str, tuple[str, ...] | str | Path]] = {}
     #: the options of a plain, unoptimised run, for use as the reference of its own format
     plain: ClassVar[Mapping[str, str]] = {}
 
@@ -147,6 +147,10 @@ class BaseBackend:
     def probe(self, device: HardwareProfile) -> str:
         """The runtime's version. Raises Unavailable with what to type where it can't serve `device`."""
         raise NotImplementedError
+
+    def lacking(self, device: HardwareProfile, options: Mapping[str, str], found: Mapping[str, Any]) -> str:  # noqa: ARG002
+        """What the user must still bring for this device, told before anything is made; "" for nothing."""
+        return ""
 
     def inspect(self, source: Path) -> tuple[Input, ...]:
         """What a model of the backend's source format takes. Raises UsageError for a file that can't be read."""
@@ -213,14 +217,25 @@ def settle(backend: BaseBackend, asked: Mapping[str, str]) -> dict[str, str]:
         if option not in backend.options:
             raise unknown(f"option of {backend.name}", option, list(backend.options), "see: bench list backends")
         allowed = backend.options[option]
-        good = value in allowed if isinstance(allowed, tuple) else _is_number(value)
+        good = value in allowed if isinstance(allowed, tuple) else isinstance(allowed, Path) or _is_number(value)
         if not good:
             wanted = ", ".join(allowed) if isinstance(allowed, tuple) else "a number"
             raise UsageError(f"{backend.name}.{option} cannot be {value!r}", f"it takes {wanted}", "correct --set")
-    defaults = {
-        option: allowed[0] if isinstance(allowed, tuple) else allowed for option, allowed in backend.options.items()
+    return {**{option: _default(allowed) for option, allowed in backend.options.items()}, **asked}
+
+
+def _default(allowed: tuple[str, ...] | str | Path) -> str:
+    if isinstance(allowed, Path):
+        return ""  # no path at all
+    return allowed if isinstance(allowed, str) else allowed[0]
+
+
+def as_published(backend: BaseBackend, options: Mapping[str, str]) -> dict[str, str]:
+    """Options for a record, which gets published: of a path its last part."""
+    return {
+        option: Path(value).name if isinstance(backend.options[option], Path) else value
+        for option, value in options.items()
     }
-    return {**defaults, **asked}
 
 
 def deviations(case: Case, options: Mapping[str, str], effective: Mapping[str, Any]) -> tuple[str, ...]:

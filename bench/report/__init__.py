@@ -446,6 +446,17 @@ def campaign_line(campaign: Campaign) -> str:
     return f"{name}: {campaign.hardware}; {words}"
 
 
+def _phone_line(phone: Mapping[str, Any], packages: Mapping[str, str | None]) -> str:
+    name = " ".join(phone[word] for word in ("manufacturer", "model") if phone.get(word)) or "unknown phone"
+    parts = [
+        f"{name} (SoC {phone.get('soc') or 'unknown'}, {', '.join(phone.get('abis') or ()) or 'unknown ABI'})",
+        f"Android {phone['android']}" if phone.get("android") else "",
+        f"kernel {phone['kernel']}" if phone.get("kernel") else "",
+        *(f"{name} {version}" for name, version in packages.items() if version),
+    ]
+    return ", ".join(part for part in parts if part)
+
+
 def _run_line(run_id: str, header: Header | None) -> str:
     if not header:
         return f"run {run_id}"
@@ -455,7 +466,9 @@ def _run_line(run_id: str, header: Header | None) -> str:
 
 
 def machine_line(description: Mapping[str, Any]) -> str:
-    """The facts of `environment.describe` that one wants beside a table."""
+    """The facts of `environment.describe` that one wants beside a table; of a phone, its own and not this machine's."""
+    if device := description.get("device"):
+        return _phone_line(device.get("hardware") or {}, description.get("packages") or {})
     hardware, system, limits = (description.get(part) or {} for part in ("hardware", "system", "limits"))
     processor = (hardware.get("cpu") or {}).get("name") or "unknown CPU"
     parts = [

@@ -376,8 +376,8 @@ def _beside(pool: list[Repetition]) -> dict[str, Any]:
     peaks = [each.peak_memory_bytes for each in measured if each.peak_memory_bytes is not None]
     errors = [each.record.parity.max_error for each in pool if each.record.parity]
     return {
-        "first_ms": _ms(_median([each.first_ns for each in measured])),
-        "load_ms": _ms(_median([each.load_ns for each in measured])),
+        "first_ms": _ms(_median([each.first_ns for each in measured if each.first_ns])),
+        "load_ms": _ms(_median([each.load_ns for each in measured if each.load_ns])),
         "build_ms": _ms(_median(builds)),
         "export_ms": _ms(_export_ns(pool[-1].record.artifact if pool else None)),
         "peak_memory_mb": max(peaks) / 1e6 if peaks else None,

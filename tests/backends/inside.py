@@ -22,7 +22,7 @@ import psutil
 from bench import backends, catalog, parity, worker
 from bench.backends import Setup
 from bench.errors import BenchError, Unavailable
-from bench.jobs import Order, Probe
+from bench.jobs import Inspect, Order
 from bench.schema import Settings
 
 BOTH = ("compute", "end_to_end")
@@ -200,7 +200,8 @@ def exporting(task: Task) -> dict[str, Any]:
         network.eval()
         spec = paddle.static.InputSpec([None, 3, 224, 224], "float32", "x")
         paddle.jit.save(network, str(Path(task.folder, name)), input_spec=[spec])
-        files[name] = str(Path(task.folder, f"{name}.json"))
+        newer = Path(task.folder, f"{name}.json")  # as Paddle 3 writes it
+        files[name] = str(newer if newer.exists() else newer.with_suffix(".pdmodel"))
     return files
 
 
@@ -229,7 +230,7 @@ def _run_on(session: Any, batch: Any) -> list[Any]:
 def main() -> None:
     function, task_file, answer_file = sys.argv[1:]
     task = msgspec.json.decode(Path(task_file).read_bytes(), type=Task)
-    worker.confine(Order(job=Probe(task.backend, catalog.profile("cpu")), cpus=task.cpus))
+    worker.confine(Order(job=Inspect(task.backend, task.engine), cpus=task.cpus))
     try:
         answer = globals()[function](task)
     except Exception:

@@ -88,7 +88,8 @@ class Stand:
         """The records, by the name of the damage, of a run over broken engines with the sound one as the last."""
         names = [*damages(self.engine), "nan", "ten", CARD.name]
         cards = [msgspec.structs.replace(CARD, name=name) for name in names]
-        records, _ = run(Sabotage(self.workshop, self.folder), self, cards, precisions=("fp32",))
+        sabotage = Sabotage(self.workshop, self.folder, homes.python(self.backend.name))
+        records, _ = run(sabotage, self, cards, precisions=("fp32",))
         return {record.case.model: record for record in records}
 
 
@@ -131,10 +132,10 @@ def run(workshop, stand, cards, **request):
 class Sabotage(Workshop):
     """Hands out engines that are damaged as the name of the card says, and the sound model's reference for all."""
 
-    def __init__(self, sound, folder):
+    def __init__(self, sound, folder, python):
         super().__init__(sound.cache, FEW, sound.cpus, sound.say)
         self.folder = folder
-        self.tiny = look("exporting", inside.Task("paddle", folder=str(folder)), folder)
+        self.tiny = look("exporting", inside.Task("paddle", folder=str(folder)), folder, python=python)
 
     def engine(self, card, setup):
         if card.name in self.tiny:

@@ -78,7 +78,7 @@ def test_what_installs_the_runtime_is_written_down(backend, without_runtime):
 def test_environment_variables_are_strings_whatever_the_options(backend, without_runtime):
     for option, values in backend.options.items():
         for value in values if isinstance(values, tuple) else (values,):
-            environ = backend.environment(backends.settle(backend, {option: value}))
+            environ = backend.environment(backends.settle(backend, {option: str(value)}))
             assert all(isinstance(word, str) for pair in environ.items() for word in pair)
 
 

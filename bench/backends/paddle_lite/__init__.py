@@ -1,0 +1,89 @@
+"""Paddle Lite, on this machine's CPU or on a phone. Its wheels end at CPython 3.10, so it has a home of its own."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.backends import BaseBackend, Home, Session, Setup
+from bench.catalog import HardwareProfile
+from bench.errors import BenchError, Failed, Unsupported
+
+#: what opt converts for, by the kind of device; some phones are emulators, and then it is for this machine's CPU
+TARGETS = {"cpu": "x86", "phone": "arm"}
+
+
+class Backend(BaseBackend):
+    name = "paddle_lite"
+    requires = ("paddlelite",)
+    install = "bench setup paddle_lite"
+    distributions = ("paddlelite", "paddlepaddle")
+    home = Home("3.10", ("paddlelite==2.13rc0", "paddlepaddle==2.6.2", "numpy<2", "setuptools"))
+    source = "pdmodel"
+    engine = "paddle_lite"
+    kinds = frozenset(TARGETS)
+    precisions = frozenset({"fp32", "fp16"})
+    #: which cores of a phone work: 0 the big ones, 1 the little ones, 2 all, 3 as its scheduler likes
+    #: `tool` is what runs on a phone, or a folder of Paddle Lite with it
+    options = {"power_mode": ("0", "1", "2", "3"), "tool": Path()}
+
+    def probe(self, device: HardwareProfile) -> str:
+        """As the runtime says, such as "v2.13-rc"; it is what opt writes into each .nb, too."""
+        self.runtime(device)
+        from paddlelite.lite import Opt
+
+        return str(Opt().version())
+
+    def lacking(self, device: HardwareProfile, options: Mapping[str, str], found: Mapping[str, Any]) -> str:
+        """The tool, where it isn't named, isn't there, or isn't for such a phone."""
+        if device.kind != "phone":
+            return ""
+        from bench.backends.paddle_lite import device as on_phone
+
+        try:
+            on_phone.find_tool(options, found["phone"]["abis"])
+        except BenchError as error:
+            return str(error)
+        return ""
+
+    def variant(self, setup: Setup) -> dict[str, str]:
+        return {"target": _target(setup), "precision": setup.case.precision}
+
+    def build(self, source: Path, folder: Path, setup: Setup) -> Path:
+        from bench.backends.paddle_lite import convert, nb
+
+        self.refuse(setup)
+        engine = folder / "model.nb"
+        target, precision = _target(setup), setup.case.precision
+        convert.nb_from_pdmodel(source, target, precision, engine)
+        made = nb.read(engine)
+        if made.targets != {target} or (made.precisions and precision not in made.precisions):
+            found = f"{', '.join(made.precisions)} for {', '.join(sorted(made.targets))}"
+            raise Failed(f"opt cannot convert {source.name} to {precision} for {target}", f"it made {found}")
+        return engine
+
+    def open(self, engine: Path, setup: Setup) -> Session:
+        self.refuse(setup)
+        if setup.device.kind == "phone":
+            return self._open_on_phone(engine, setup)
+        from bench.backends.paddle_lite.local import LocalSession
+
+        return LocalSession(engine, setup.case.threads)
+
+    def _open_on_phone(self, engine: Path, setup: Setup) -> Session:
+        from bench.backends.paddle_lite.device import DeviceSession
+
+        return DeviceSession(engine, setup)
+
+    def refuse(self, setup: Setup) -> None:
+        """Raises Unsupported for a precision that can't be had. Asked for fp16 on x86, opt would silently make fp32."""
+        self.refuse_precision(setup.case)
+        if setup.case.precision != "fp32" and _target(setup) == "x86":
+            raise Unsupported("paddle_lite runs fp32 on x86", f"its kernels for it know no {setup.case.precision}")
+
+
+def _target(setup: Setup) -> str:
+    """By what a phone runs, as far as one is there."""
+    abis = setup.found.get("phone", {}).get("abis")
+    if not abis:
+        return TARGETS[setup.device.kind]
+    return "arm" if any(abi.startswith("arm") for abi in abis) else "x86"

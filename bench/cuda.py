@@ -1,0 +1,261 @@
+"""The CUDA runtime as typed calls that raise: the GPU, its memory, streams, events and graphs, by NVIDIA's `cuda-bindings`.
+
+Each call of theirs returns `(error, *values)`. Here an error is an exception with a reason in one line.
+"""
+
+import importlib
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any, Protocol
+
+from bench.errors import Failed, Unavailable, last_line
+from bench.schema import Frozen
+
+INSTALL = "pip install 'cuda-bindings>=12.9,<13' for CUDA 12, cuda-bindings for CUDA 13"
+SEE = "see: nvidia-smi"
+#: where the calls are: since cuda-bindings 12.6.2, and before
+MODULES = ("cuda.bindings.runtime", "cuda.cudart")
+
+# Numbers of driver_types.h; the first four groups are all that needs another answer than "it failed".
+OUT_OF_MEMORY = 2
+NOT_READY = 600
+ALREADY_ACTIVE = 708
+#: no driver that serves, no GPU, or none that lets us in
+ABSENT = frozenset({3, 34, 35, 36, 46, 100, 101, 802, 803, 804, 805})
+#: after these every call of the process fails, until it ends
+STICKY = frozenset({214, 220, 226, 700, 702, 710, 714, 715, 716, 717, 718, 719, 721, 999})
+
+#: what a call returns: an error code, then its values, if any
+Returned = tuple[Any, ...]
+#: of a stream, an event, a graph; theirs are objects that `int` takes
+Handle = Any
+
+
+class Api(Protocol):
+    """What is used of `cuda.bindings.runtime`, whose wheels hold no types. Names are NVIDIA's, arguments by position."""
+
+    cudaStreamNonBlocking: int
+    cudaEventDefault: int
+    cudaDeviceScheduleSpin: int
+    cudaMemcpyKind: Any
+    cudaStreamCaptureMode: Any
+
+    def cudaDriverGetVersion(self) -> Returned: ...
+    def cudaRuntimeGetVersion(self) -> Returned: ...
+    def cudaGetErrorName(self, error: Any, /) -> Returned: ...
+    def cudaGetErrorString(self, error: Any, /) -> Returned: ...
+    def cudaGetLastError(self) -> Returned: ...
+    def cudaGetDeviceCount(self) -> Returned: ...
+    def cudaGetDeviceProperties(self, device: int, /) -> Returned: ...
+    def cudaSetDeviceFlags(self, flags: int, /) -> Returned: ...
+    def cudaSetDevice(self, device: int, /) -> Returned: ...
+    def cudaMalloc(self, size: int, /) -> Returned: ...
+    def cudaFree(self, pointer: int, /) -> Returned: ...
+    def cudaMallocHost(self, size: int, /) -> Returned: ...
+    def cudaFreeHost(self, pointer: int, /) -> Returned: ...
+    def cudaMemsetAsync(self, pointer: int, value: int, size: int, stream: Handle, /) -> Returned: ...
+    def cudaMemcpyAsync(self, target: int, source: int, size: int, kind: Any, stream: Handle, /) -> Returned: ...
+    def cudaStreamCreateWithFlags(self, flags: int, /) -> Returned: ...
+    def cudaStreamSynchronize(self, stream: Handle, /) -> Returned: ...
+    def cudaStreamWaitEvent(self, stream: Handle, event: Handle, flags: int, /) -> Returned: ...
+    def cudaStreamDestroy(self, stream: Handle, /) -> Returned: ...
+    def cudaStreamBeginCapture(self, stream: Handle, mode: Any, /) -> Returned: ...
+    def cudaStreamEndCapture(self, stream: Handle, /) -> Returned: ...
+    def cudaEventCreateWithFlags(self, flags: int, /) -> Returned: ...
+    def cudaEventRecord(self, event: Handle, stream: Handle, /) -> Returned: ...
+    def cudaEventQuery(self, event: Handle, /) -> Returned: ...
+    def cudaEventSynchronize(self, event: Handle, /) -> Returned: ...
+    def cudaEventElapsedTime(self, start: Handle, end: Handle, /) -> Returned: ...
+    def cudaEventDestroy(self, event: Handle, /) -> Returned: ...
+    def cudaGraphInstantiate(self, graph: Handle, flags: int, /) -> Returned: ...
+    def cudaGraphLaunch(self, graph: Handle, stream: Handle, /) -> Returned: ...
+    def cudaGraphExecDestroy(self, graph: Handle, /) -> Returned: ...
+    def cudaGraphDestroy(self, graph: Handle, /) -> Returned: ...
+
+
+class CudaError(Failed):
+    """A call that went wrong. `number` is CUDA's; after a `sticky` one nothing works until the process ends."""
+
+    def __init__(self, number: int, name: str, text: str) -> None:
+        self.number = number
+        self.sticky = number in STICKY
+        if number == OUT_OF_MEMORY:
+            super().__init__("out of memory on the GPU", f"{name} ({number})", f"close what else uses it; {SEE}")
+        elif self.sticky:
+            super().__init__(f"the GPU broke off its work: {name} ({number}), {text}", "", f"if it goes on, {SEE}")
+        else:
+            super().__init__(f"CUDA call failed: {name} ({number}), {text}")
+
+
+class Gpu(Frozen, frozen=True):
+    """The GPU of this process. `driver` and `runtime` are the CUDA versions of the two, `capability` such as "7.5"."""
+
+    name: str
+    capability: str
+    memory_bytes: int
+    driver: str
+    runtime: str
+
+
+class Cuda:
+    """The calls, each of which raises CudaError, or Unavailable where there is no GPU to be had."""
+
+    def __init__(self, api: Api) -> None:
+        self.api = api
+
+    def check(self, returned: Returned) -> Any:
+        """The value that a call returned; None where it has none."""
+        error, *values = returned
+        if int(error):
+            raise self._trouble(error)
+        return values[0] if values else None
+
+    def _trouble(self, error: Any) -> CudaError | Unavailable:
+        number, name, text = int(error), *(_text(ask(error)) for ask in (self.api.cudaGetErrorName, self.api.cudaGetErrorString))
+        if number in ABSENT:
+            return Unavailable("no GPU that CUDA can use", f"{name} ({number}), {text}", SEE)
+        return CudaError(number, name, text)
+
+    def gpu(self) -> Gpu:
+        """The first GPU that this process may see, without touching it. Raises Unavailable without one."""
+        driver = self._driver()
+        self.check(self.api.cudaGetDeviceCount())
+        found = self.check(self.api.cudaGetDeviceProperties(0))
+        return Gpu(
+            name=found.name.decode(errors="replace").rstrip("\0"),
+            capability=f"{found.major}.{found.minor}",
+            memory_bytes=int(found.totalGlobalMem),
+            driver=_version(driver),
+            runtime=_version(self.check(self.api.cudaRuntimeGetVersion())),
+        )
+
+    def _driver(self) -> int:
+        """The newest CUDA that the driver serves, as 1000 · major + 10 · minor."""
+        try:
+            driver = int(self.check(self.api.cudaDriverGetVersion()))
+        except RuntimeError as error:  # so says cuda-python before 12.9 where libcuda is absent
+            raise Unavailable("no NVIDIA driver", last_line(error), f"install one, then {SEE}") from error
+        runtime = int(self.check(self.api.cudaRuntimeGetVersion()))
+        if not driver:
+            raise Unavailable("no NVIDIA driver", "libcuda.so.1 is not there", f"install one, then {SEE}")
+        if driver // 1000 < runtime // 1000:
+            found = f"the NVIDIA driver serves CUDA {_version(driver)}, cuda-bindings is for {_version(runtime)}"
+            raise Unavailable(found, "", f"install a newer driver, or 'cuda-bindings<{driver // 1000 + 1}'")
+        return driver
+
+    def start(self) -> None:
+        """Takes the GPU, to wait for it by spinning: a sleeping thread would add its waking up to each latency."""
+        error, *_ = self.api.cudaSetDeviceFlags(self.api.cudaDeviceScheduleSpin)
+        if int(error) not in (0, ALREADY_ACTIVE):
+            raise self._trouble(error)
+        self.check(self.api.cudaSetDevice(0))
+
+    def stream(self, owner: ExitStack) -> Handle:
+        """A stream that waits for no other. Streams, events and memory live as long as `owner`."""
+        stream = self.check(self.api.cudaStreamCreateWithFlags(self.api.cudaStreamNonBlocking))
+        owner.callback(self.api.cudaStreamDestroy, stream)
+        return stream
+
+    def event(self, owner: ExitStack) -> Handle:
+        event = self.check(self.api.cudaEventCreateWithFlags(self.api.cudaEventDefault))
+        owner.callback(self.api.cudaEventDestroy, event)
+        return event
+
+    def memory(self, size: int, owner: ExitStack) -> int:
+        """The address of `size` bytes on the GPU."""
+        pointer = int(self.check(self.api.cudaMalloc(size)))
+        owner.callback(self.api.cudaFree, pointer)
+        return pointer
+
+    def pinned(self, size: int, owner: ExitStack) -> int:
+        """The address of `size` bytes of this machine's memory that the GPU copies from and to by itself."""
+        pointer = int(self.check(self.api.cudaMallocHost(size)))
+        owner.callback(self.api.cudaFreeHost, pointer)
+        return pointer
+
+    def clear(self, pointer: int, size: int, stream: Handle) -> None:
+        self.check(self.api.cudaMemsetAsync(pointer, 0, size, stream))
+
+    def copy_in(self, device: int, host: int, size: int, stream: Handle) -> None:
+        self.check(self.api.cudaMemcpyAsync(device, host, size, self.api.cudaMemcpyKind.cudaMemcpyHostToDevice, stream))
+
+    def copy_out(self, host: int, device: int, size: int, stream: Handle) -> None:
+        self.check(self.api.cudaMemcpyAsync(host, device, size, self.api.cudaMemcpyKind.cudaMemcpyDeviceToHost, stream))
+
+    def synchronise(self, stream: Handle) -> None:
+        """Waits until all work of the stream is done."""
+        self.check(self.api.cudaStreamSynchronize(stream))
+
+    def record(self, event: Handle, stream: Handle) -> None:
+        self.check(self.api.cudaEventRecord(event, stream))
+
+    def hold(self, stream: Handle, event: Handle) -> None:
+        """Work that the stream is given from now on waits for the event."""
+        self.check(self.api.cudaStreamWaitEvent(stream, event, 0))
+
+    def wait(self, event: Handle) -> None:
+        self.check(self.api.cudaEventSynchronize(event))
+
+    def done(self, event: Handle) -> bool:
+        """Whether the GPU has come to the event."""
+        error, *_ = self.api.cudaEventQuery(event)
+        if int(error) == NOT_READY:
+            return False
+        self.check((error,))
+        return True
+
+    def elapsed_ms(self, start: Handle, end: Handle) -> float:
+        """The time between two events on the GPU, in ms, to about half a microsecond."""
+        return float(self.check(self.api.cudaEventElapsedTime(start, end)))
+
+    def capture(self, stream: Handle, enqueue: Any, owner: ExitStack) -> Handle | None:
+        """What `enqueue()` gives the stream, as a graph to `launch`; None where it can't be captured."""
+        self.check(self.api.cudaStreamBeginCapture(stream, self.api.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal))
+        try:
+            enqueue()
+            taken = True
+        except Failed:
+            taken = False
+        error, *values = self.api.cudaStreamEndCapture(stream)
+        graph = values[0] if values and not int(error) else None
+        if taken and graph is not None:
+            return self._executable(graph, owner)
+        if graph is not None:
+            self.api.cudaGraphDestroy(graph)
+        self.api.cudaGetLastError()  # which forgets the error of the capture
+        return None
+
+    def _executable(self, graph: Handle, owner: ExitStack) -> Handle | None:
+        error, *values = self.api.cudaGraphInstantiate(graph, 0)
+        self.api.cudaGraphDestroy(graph)
+        if int(error):
+            self.api.cudaGetLastError()
+            return None
+        owner.callback(self.api.cudaGraphExecDestroy, values[0])
+        return values[0]
+
+    def launch(self, graph: Handle, stream: Handle) -> None:
+        self.check(self.api.cudaGraphLaunch(graph, stream))
+
+
+def load(modules: Sequence[str] = MODULES) -> Cuda:
+    """The CUDA runtime of this Python. Raises Unavailable where it isn't installed or does not load."""
+    for name in modules:
+        try:
+            return Cuda(importlib.import_module(name))
+        except ModuleNotFoundError:
+            continue
+        except Exception as error:
+            raise Unavailable(f"{name} does not load", last_line(error), f"mend it with: {INSTALL}") from error
+    raise Unavailable("the CUDA runtime is not installed", f"none of {', '.join(modules)}", f"install it with: {INSTALL}")
+
+
+def _text(returned: Returned) -> str:
+    """Names and texts come as bytes; an error that the installed release doesn't know has none."""
+    text = returned[1] if len(returned) > 1 else b""
+    return text.decode(errors="replace") if isinstance(text, bytes) else str(text or "unknown error")
+
+
+def _version(number: int) -> str:
+    """12090 → "12.9"."""
+    return f"{number // 1000}.{number % 1000 // 10}"
