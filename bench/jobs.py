@@ -131,6 +131,7 @@ class Measured(Answer, frozen=True, tag="measured"):
     telemetry: dict[str, Any]
     validity: tuple[Validity, ...]
     requested: dict[str, Any] = {}
+    semantics: dict[str, str] = {}
 
 
 AnyAnswer = Problem | Folder | Inspected | Version | Measured

@@ -25,6 +25,7 @@ EXPECTED_REPETITIONS = stats.LEAST_PROCESSES
 MOST_DRIFT = 0.05
 SEMANTICS = {
     "compute": "one synchronous inference of the whole batch, inputs and outputs where the runtime wants them",
+    "device": "one inference of the whole batch between two events on the device's stream, without copies",
     "end_to_end": "copy the inputs in, one synchronous inference of the whole batch, copy the outputs out",
 }
 
@@ -278,7 +279,7 @@ def _with_answer(record: Record, answer: AnyAnswer) -> Record:
         telemetry=record.telemetry | answer.telemetry,
         requested=record.requested | answer.requested,
         validity=(*answer.validity, *_deviations(record, answer), *_unsteady(answer.measurement)),
-        semantics={interval: SEMANTICS[interval] for interval in answer.measurement.intervals},
+        semantics={name: SEMANTICS[name] for name in answer.measurement.intervals} | answer.semantics,
     )
 
 

@@ -265,7 +265,7 @@ def read(path: Path) -> Run:
     return Run(
         path=path,
         headers=headers,
-        records=_plain(Record, found),
+        records=_last_words(_plain(Record, found)),
         damaged=damaged,
         pairs=_plain(PairRecord, found),
         comparisons=_plain(Comparison, found),
@@ -275,6 +275,11 @@ def read(path: Path) -> Run:
 def _plain(kind: type[PlainT], lines: Iterable[AnyLine]) -> tuple[PlainT, ...]:
     """The lines of one kind, no longer as they stand in a file."""
     return tuple(kind(**msgspec.structs.asdict(line)) for line in lines if isinstance(line, kind))
+
+
+def _last_words(records: Iterable[Record]) -> tuple[Record, ...]:
+    """One record of each repetition that was begun: what was found out about it later is on a later line."""
+    return tuple({(each.run_id, each.case, each.repetition, each.started_at): each for each in records}.values())
 
 
 def _version(raw: bytes) -> int:

@@ -159,6 +159,7 @@ def measure(job: Measure) -> Measured:
                 telemetry=account.telemetry,
                 validity=account.validity,
                 requested=account.requested,
+                semantics=account.semantics,
             )
     facts = telemetry.between(before, after)
     if shots:

@@ -29,9 +29,10 @@ KNOWN = ("paddle", "paddle_tensorrt", "onnxruntime", "openvino", "tensorrt", "pa
 class Account(Frozen, frozen=True):
     """What a device that computes elsewhere says of a measurement, in place of what this process would see of itself.
 
-    `requested` and `telemetry` are added to the record's.
+    `requested` and `telemetry` are added to the record's, `semantics` take the place of the usual ones.
     """
 
+    semantics: dict[str, str] = {}
     requested: dict[str, Any] = {}
     telemetry: dict[str, Any] = {}
     validity: tuple[Validity, ...] = ()

@@ -294,8 +294,11 @@ class Reading:
         self.warnings.append(f"left out: {error}")
 
     def _is_new(self, record: Record) -> bool:
-        """Whether it is no copy of one that was read before, as files that were put together have them."""
-        identity = hash((record.run_id, record.case, record.repetition, record.started_at))
+        """Whether it is no copy of one that was read before, as files that were put together have them.
+
+        One that has more against it is none: the session drifted, say, which shows at its end.
+        """
+        identity = hash((record.run_id, record.case, record.repetition, record.started_at, len(record.validity)))
         known = identity in self._read_before
         self._read_before.add(identity)
         return not known

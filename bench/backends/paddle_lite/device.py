@@ -216,7 +216,12 @@ class DeviceSession(Session):
             "affinity": {str(thread): list(cpus) for thread, cpus in affinity.items()},
             "connection_losses": self._losses,
         }
+        each = "each inference" if self._tool.kind == tool.OURS else "a mean of as many as its loops say"
         return Account(
+            semantics={
+                "compute": f"a synchronous inference of the whole batch on the phone, timed there by {self._tool.kind}: "
+                f"{each}, the input set once"
+            },
             requested={"cpus": list(cores), "power_mode": self._power_mode},
             telemetry={"phone": told},
             validity=cooling.deviations(self._phone, work, before, during, after, waited),

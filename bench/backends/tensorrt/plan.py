@@ -20,7 +20,7 @@ PLAN = "model.plan"
 
 
 class Facts(Frozen, frozen=True):
-    """All that decides what a plan is. `input_shapes` are in force, batch included; `timing_sha256` is of the timing
+    """All that decides what a plan is. `input_shapes` are in force, batch included; `timings_sha256` is of the timing
     cache that the build began with, "" for none. `plan_sha256` is of the plan itself, `source_sha256` of the model."""
 
     plan_sha256: str
@@ -38,7 +38,7 @@ class Facts(Frozen, frozen=True):
     workspace_bytes: int
     input_shapes: dict[str, tuple[int, ...]]
     build: int
-    timing_sha256: str
+    timings_sha256: str
 
 
 def system() -> str:

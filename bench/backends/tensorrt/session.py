@@ -1,0 +1,290 @@
+"""An engine on the GPU: one stream, one set of buffers, and latencies by the host's clock and by CUDA's events."""
+
+import ctypes
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from math import prod
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from bench.backends import Session
+from bench.backends.tensorrt import journal
+from bench.backends.tensorrt.api import Context, Engine, Runtime, Trt
+from bench.backends.tensorrt.plan import PLAN, Facts
+from bench.cuda import Cuda, CudaError, Gpu, Handle
+from bench.errors import BenchError, Failed, Unsupported
+from bench.schema import Interval, Measurement, Settings, Validity
+from bench.timing import Clock, measure
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from bench.backends import Arrays
+
+    Array = np.ndarray[Any, Any]
+
+#: TensorRT asks for tensors at multiples of 256 bytes, which cudaMalloc gives; it gives nothing for 0 bytes
+LEAST_BYTES = 256
+# Of the check that waiting waits: bursts of one and of four inferences, the quickest of three. A sound runtime needs
+# four times as long for the larger, and the host never sees a burst end before the GPU does.
+BURST = 4
+TRIES = 3
+LEAST_GROWTH = 2.0
+#: the resolution of events is half a microsecond, that of host clocks finer
+SLACK_MS = 0.002
+
+
+class Buffer(NamedTuple):
+    """A tensor of the engine: on the GPU, and as an array in memory that the GPU copies by itself."""
+
+    name: str
+    pointer: int
+    host: int
+    array: "Array"
+
+    @property
+    def size(self) -> int:
+        return self.array.nbytes
+
+
+class Burst(NamedTuple):
+    """Some inferences in one: how long the host waited, how long the GPU took, and whether it had finished then."""
+
+    host_ms: float
+    device_ms: float
+    finished: bool
+
+
+class TensorRtSession(Session):
+    """`run` enqueues on a stream of its own and waits for the stream; nothing is timed that was not waited for."""
+
+    def __init__(self, trt: Trt, cuda: Cuda, gpu: Gpu, plan: bytes, facts: Facts, graph: bool) -> None:
+        """Raises Failed where TensorRT gives no engine or no context for `plan`, Unsupported for open output shapes."""
+        self._trt, self._cuda, self._gpu, self._facts = trt, cuda, gpu, facts
+        self._log = journal.of(trt)
+        self._stack = ExitStack()
+        self._fed: Arrays = []
+        self._graph: Handle | None = None
+        self._graph_wanted = graph
+        self._device_ns = 0
+        self._faults: tuple[Validity, ...] = ()
+        # What `run` calls: plain enqueuing at first, and from the second inference on the graph, if there is to be one.
+        self._launch: Callable[[], None] = self._enqueue_first
+        try:
+            self._open(plan)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, plan: bytes) -> None:
+        with self._log.part() as entries:
+            self._runtime: Runtime = self._trt.Runtime(self._log.logger)
+            engine = self._runtime.deserialize_cuda_engine(plan)
+        if engine is None:
+            raise journal.trouble(f"TensorRT cannot load {PLAN}", journal.said(entries), PLAN)
+        self._engine: Engine = engine
+        with self._log.part() as entries:
+            context = engine.create_execution_context()
+        if context is None:
+            raise journal.trouble("TensorRT gives no execution context", journal.said(entries))
+        self._context: Context = context
+        self._stream = self._cuda.stream(self._stack)
+        self._start, self._end = self._cuda.event(self._stack), self._cuda.event(self._stack)
+        self._inputs, self._outputs = self._shaped()
+
+    def _names(self, mode: str) -> Iterator[str]:
+        """The engine's inputs ("INPUT") or outputs ("OUTPUT")."""
+        wanted = getattr(self._trt.TensorIOMode, mode)
+        for name in map(self._engine.get_tensor_name, range(self._engine.num_io_tensors)):
+            if self._engine.get_tensor_location(name) != self._trt.TensorLocation.DEVICE:
+                raise Unsupported(f"the engine wants {name} in the host's memory", "image classifiers have no such tensor")
+            if self._engine.get_tensor_mode(name) == wanted:
+                yield name
+
+    def _shaped(self) -> tuple[list[Buffer], list[Buffer]]:
+        """Selects the one profile and sets every input's shape, then its memory and that of the outputs."""
+        inputs, outputs = list(self._names("INPUT")), list(self._names("OUTPUT"))
+        self._insist("select the optimisation profile", self._context.set_optimization_profile_async, 0, int(self._stream))
+        self._cuda.synchronise(self._stream)
+        for name in inputs:
+            shape = self._facts.input_shapes.get(name)
+            if shape is None:
+                raise Failed(f"the engine has an input {name}", "its facts tell of none")
+            self._insist(f"take {name} of {'x'.join(map(str, shape))}", self._context.set_input_shape, name, shape)
+        if missing := list(self._context.infer_shapes()):
+            raise Failed("TensorRT can't infer the shapes of the engine", f"those of {', '.join(missing)} are missing")
+        return [self._buffer(name) for name in inputs], [self._buffer(name) for name in outputs]
+
+    def _buffer(self, name: str) -> Buffer:
+        import numpy as np
+
+        shape = tuple(self._context.get_tensor_shape(name))
+        if -1 in shape:
+            raise Unsupported(f"the shape of {name} depends on the data", "the outputs of image classifiers don't")
+        try:
+            type_ = np.dtype(self._trt.nptype(self._engine.get_tensor_dtype(name)))
+        except TypeError as error:
+            raise Unsupported(f"{name} is of a type that NumPy lacks", str(error)) from error
+        size = prod(shape) * type_.itemsize
+        pointer = self._cuda.memory(max(size, LEAST_BYTES), self._stack)
+        host = self._cuda.pinned(max(size, LEAST_BYTES), self._stack)
+        self._cuda.clear(pointer, size, self._stream)
+        self._insist(f"take memory for {name}", self._context.set_tensor_address, name, pointer)
+        array = np.ctypeslib.as_array((ctypes.c_byte * size).from_address(host)).view(type_).reshape(shape)
+        array.fill(0)
+        return Buffer(name, pointer, host, array)
+
+    def _insist(self, what: str, method: Callable[..., bool], *arguments: object) -> None:
+        """TensorRT says False rather than raise."""
+        with self._log.part() as entries:
+            good = method(*arguments)
+        if not good:
+            raise journal.trouble(f"TensorRT does not {what}", journal.said(entries))
+
+    # Inference
+
+    def feed(self, inputs: "Arrays") -> None:
+        if len(inputs) != len(self._inputs):
+            raise Unsupported(f"the engine has {len(self._inputs)} inputs", f"it was fed {len(inputs)}")
+        self._fed = inputs
+        self._copy_in()
+        self._cuda.synchronise(self._stream)
+
+    def _copy_in(self) -> None:
+        import numpy as np
+
+        for buffer, array in zip(self._inputs, self._fed, strict=True):
+            np.copyto(buffer.array, array, casting="same_kind")
+            self._cuda.copy_in(buffer.pointer, buffer.host, buffer.size, self._stream)
+
+    def _copy_out(self) -> None:
+        for buffer in self._outputs:
+            self._cuda.copy_out(buffer.host, buffer.pointer, buffer.size, self._stream)
+
+    def run(self) -> None:
+        self._launch()
+        self._cuda.synchronise(self._stream)
+
+    def fetch(self) -> "Arrays":
+        self._copy_out()
+        self._cuda.synchronise(self._stream)
+        return [buffer.array.copy() for buffer in self._outputs]
+
+    def end_to_end(self) -> "Arrays":
+        """From the caller's arrays by pinned memory to the GPU, and back: one wait for all of it."""
+        self._copy_in()
+        self._launch()
+        return self.fetch()
+
+    def _enqueue(self) -> None:
+        if not self._context.execute_async_v3(int(self._stream)):
+            entries = self._log.entries[-8:]
+            raise journal.trouble("TensorRT does not enqueue the inference", journal.said(entries))
+
+    def _enqueue_first(self) -> None:
+        """A context sets itself up in its first inference, which therefore can't be captured."""
+        self._enqueue()
+        self._launch = self._capture if self._graph_wanted else self._enqueue
+
+    def _capture(self) -> None:
+        self._cuda.synchronise(self._stream)
+        self._graph = self._cuda.capture(self._stream, self._enqueue, self._stack)
+        self._launch = self._enqueue if self._graph is None else self._replay
+        self._launch()
+
+    def _replay(self) -> None:
+        self._cuda.launch(self._graph, self._stream)
+
+    # Measurement
+
+    def intervals(self) -> dict[Interval, Callable[[], object]]:
+        return {**super().intervals(), "device": self._run_between_events}
+
+    def _run_between_events(self) -> None:
+        """One inference, by which the clock of `device` moves: between its start and its end on the GPU alone."""
+        burst = self._burst(1)
+        span_ns = round(burst.device_ms * 1e6)
+        if not burst.finished or span_ns <= 0:
+            raise Failed("CUDA's events tell no time of the inference", f"{span_ns} ns, finished: {burst.finished}")
+        self._device_ns += span_ns
+
+    def measure(
+        self, settings: Settings, clock: Clock | None = None, shoot: Callable[[Interval], object] | None = None
+    ) -> Measurement:
+        """`device` by a clock that stands still but for inferences; its samples are the spans between the events.
+
+        The check of `validity` comes last, when the GPU runs at its full clocks.
+        """
+        others = tuple(interval for interval in settings.intervals if interval != "device")
+        measured = super().measure(msgspec.structs.replace(settings, intervals=others), clock, shoot)
+        spans = dict(measured.intervals)
+        if "device" in settings.intervals:
+            spans["device"] = measure(self._run_between_events, settings, lambda: self._device_ns)
+        self._faults = tuple(self._unsynchronised())
+        in_order = {interval: spans[interval] for interval in settings.intervals}
+        return msgspec.structs.replace(measured, intervals=in_order)
+
+    def _burst(self, inferences: int) -> Burst:
+        began_ns = self.clock()
+        self._cuda.record(self._start, self._stream)
+        for _ in range(inferences):
+            self._launch()
+        self._cuda.record(self._end, self._stream)
+        self._cuda.synchronise(self._stream)
+        host_ns = self.clock() - began_ns
+        finished = self._cuda.done(self._end)
+        return Burst(host_ns / 1e6, self._cuda.elapsed_ms(self._start, self._end) if finished else 0.0, finished)
+
+    def _unsynchronised(self) -> Iterator[Validity]:
+        """Whether waiting waits: then the GPU has finished, the host has waited as long, and more work takes longer."""
+        ones, several = [[self._burst(count) for _ in range(TRIES)] for count in (1, BURST)]
+        bursts = ones + several
+        if not all(burst.finished for burst in bursts):
+            yield Validity("unsynchronised", "the GPU still computed after cudaStreamSynchronize had returned")
+            return
+        if short := [burst for burst in bursts if burst.host_ms < burst.device_ms - SLACK_MS]:
+            evidence = f"the host waited {short[0].host_ms:.3f} ms for {short[0].device_ms:.3f} ms of the GPU's work"
+            yield Validity("unsynchronised", evidence)
+        one, four = (min(burst.host_ms for burst in group) for group in (ones, several))
+        if four < LEAST_GROWTH * one:
+            yield Validity("unsynchronised", f"{BURST} inferences took {four:.3f} ms where one took {one:.3f} ms")
+
+    def validity(self) -> tuple[Validity, ...]:
+        return self._faults
+
+    def effective(self) -> dict[str, Any]:
+        """Types from the engine's own list of layers; typing and TF32 as the builder's configuration had them."""
+        types = self._layer_types()
+        facts: dict[str, Any] = {
+            "gpu": self._gpu.name,
+            "capability": self._gpu.capability,
+            "driver_cuda": self._gpu.driver,
+            "typing": self._facts.typing,
+            "tf32": self._facts.tf32,
+            "graph": self._graph is not None,
+            "plan_sha256": self._facts.plan_sha256,
+            "layer_types": types,
+        }
+        floating = [name for name in ("int8", "fp16", "bf16", "fp32") if types.get(name)]
+        return facts | ({"precision": floating[0]} if floating else {})
+
+    def _layer_types(self) -> dict[str, int]:
+        """How many layers that compute give numbers of which type; empty where TensorRT doesn't tell."""
+        inspector = self._engine.create_engine_inspector()
+        inspector.execution_context = self._context  # or else layers of open shape have no types
+        text = inspector.get_engine_information(self._trt.LayerInformationFormat.JSON)
+        with suppress(ValueError):
+            layers = json.loads(text)["Layers"]
+            return dict(Counter(filter(None, map(_type_of, layers))))
+        return {}
+
+    def close(self) -> None:
+        """In the order of dependence; what a broken GPU says to it is of no interest any more."""
+        self._fed = []
+        self._launch = self._enqueue
+        self._stack.close()
+        for name in ("_inputs", "_outputs", "_context", "_engine", "_runtime"):
+            self.__dict__.pop(name, None)
