@@ -8,11 +8,11 @@ from pathlib import Path
 import nox
 
 nox.options.default_venv_backend = "uv|virtualenv"
-nox.options.sessions = ["lint", "tests", "backends", "docs", "stale", "wheel"]
+nox.options.sessions = ["lint", "tests", "backends", "phones", "docs", "stale", "wheel"]
 nox.options.error_on_external_run = True
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-LIGHT = "not runtime and not slow and not browser"
+LIGHT = "not runtime and not lite and not adb and not slow and not browser"
 SUPPORTED = ("3.11", "3.12", "3.13")
 
 
@@ -69,7 +69,17 @@ def coverage(session: nox.Session) -> None:
 def backends(session: nox.Session) -> None:
     """Real runtimes: the conformance suite, networks, exports and the command line; one card a family."""
     session.install("-e", ".[cpu,report,test]")
-    session.run("pytest", "-m", "runtime and not slow", *session.posargs)
+    session.run("bench", "setup", "paddle_lite")
+    session.run("pytest", "-m", "runtime and not lite and not adb and not slow", *session.posargs)
+
+
+@nox.session(python=PYTHONS[:1])
+def phones(session: nox.Session) -> None:
+    """Real Paddle Lite, and the real adb client against a loopback phone with each of its faults at each step."""
+    session.install("-e", ".[cpu,report,test]")
+    needed(session, "adb", ("adb",))
+    session.run("bench", "setup", "paddle_lite")
+    session.run("pytest", "-m", "(adb or lite) and not slow", "-n", "2", "--dist", "loadfile", *session.posargs)
 
 
 @nox.session(python=PYTHONS[1:])
@@ -82,22 +92,22 @@ def newer(session: nox.Session) -> None:
 def browser(session: nox.Session) -> None:
     """The HTML page in headless Chromium, opened from disk: plot, tables, foreign names, no network."""
     session.install("-e", ".[report,test,browser]")
-    found = {"BENCH_CHROMIUM": chromium(session)}
+    found = {"BENCH_CHROMIUM": needed(session, "chromium", BROWSERS)}
     session.run("pytest", "-m", "browser", "tests/browser", *session.posargs, env=found)
 
 
-def chromium(session: nox.Session) -> str:
-    """Where Chromium is. CI installs Debian's if need be; elsewhere nobody's system is changed unasked."""
-    if not _chromium() and os.environ.get("CI") == "true" and os.geteuid() == 0 and shutil.which("apt-get"):
+def needed(session: nox.Session, package: str, programs: tuple[str, ...]) -> str:
+    """Where one of `programs` is. CI installs Debian's package if need be; elsewhere nobody's system is changed."""
+
+    def found() -> str | None:
+        return next(filter(None, map(shutil.which, programs)), None)
+
+    if not found() and os.environ.get("CI") == "true" and os.geteuid() == 0 and shutil.which("apt-get"):
         session.run("apt-get", "update", "-q", external=True)
-        session.run("apt-get", "install", "-q", "-y", "--no-install-recommends", "chromium", external=True)
-    return _chromium() or session.error(
-        f"no Chromium; none of {', '.join(BROWSERS)} is on the path; install one, as with: apt-get install chromium"
+        session.run("apt-get", "install", "-q", "-y", "--no-install-recommends", package, external=True)
+    return found() or session.error(
+        f"none of {', '.join(programs)} is on the path; install it, as with: apt-get install {package}"
     )
-
-
-def _chromium() -> str | None:
-    return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 @nox.session

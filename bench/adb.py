@@ -136,7 +136,9 @@ class Adb:
         here = ("-s", self.serial)
         attempts: list[list[tuple[str, ...]]] = [[], [(*here, "reconnect")]]
         if re.fullmatch(r"\S+:[0-9]+", self.serial):
-            attempts.append([("disconnect", self.serial), ("connect", self.serial)])
+            connect = ("connect", self.serial)
+            # Twice, as it does nothing where the server is about to give the old connection up.
+            attempts += [[("disconnect", self.serial), connect], [connect]]
         share_s = limit_s / len(attempts)
         for calls in attempts:
             if self._answers(calls, time.monotonic() + share_s):

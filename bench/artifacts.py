@@ -24,7 +24,7 @@ from bench.schema import Artifact
 CARD = "artifact.json"
 KEY = re.compile("[0-9a-f]{64}")
 #: endings of what travels beside a model file: in place of its suffix, or, for ONNX's external data, after it
-PARAMETERS = {".pdmodel": (".pdiparams",), ".json": (".pdiparams",), ".xml": (".bin",)}
+PARAMETERS = {".pdmodel": (".pdiparams",), ".json": (".pdiparams",), ".xml": (".bin",), ".plan": (".json",)}
 EXTERNAL_DATA = {".onnx": (".data", "_data")}
 
 

@@ -1,4 +1,4 @@
-"""The CUDA runtime as typed calls that raise: the GPU, its memory, streams, events and graphs, by NVIDIA's `cuda-bindings`.
+"""The CUDA runtime by NVIDIA's `cuda-bindings`, as typed calls that raise: GPU, memory, streams, events and graphs.
 
 Each call of theirs returns `(error, *values)`. Here an error is an exception with a reason in one line.
 """
@@ -32,7 +32,7 @@ Handle = Any
 
 
 class Api(Protocol):
-    """What is used of `cuda.bindings.runtime`, whose wheels hold no types. Names are NVIDIA's, arguments by position."""
+    """What is used of `cuda.bindings.runtime`, whose wheels hold no types; names and arguments are NVIDIA's."""
 
     cudaStreamNonBlocking: int
     cudaEventDefault: int
@@ -111,7 +111,10 @@ class Cuda:
         return values[0] if values else None
 
     def _trouble(self, error: Any) -> CudaError | Unavailable:
-        number, name, text = int(error), *(_text(ask(error)) for ask in (self.api.cudaGetErrorName, self.api.cudaGetErrorString))
+        number, name, text = (
+            int(error),
+            *(_text(ask(error)) for ask in (self.api.cudaGetErrorName, self.api.cudaGetErrorString)),
+        )
         if number in ABSENT:
             return Unavailable("no GPU that CUDA can use", f"{name} ({number}), {text}", SEE)
         return CudaError(number, name, text)
@@ -210,7 +213,9 @@ class Cuda:
 
     def capture(self, stream: Handle, enqueue: Any, owner: ExitStack) -> Handle | None:
         """What `enqueue()` gives the stream, as a graph to `launch`; None where it can't be captured."""
-        self.check(self.api.cudaStreamBeginCapture(stream, self.api.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal))
+        self.check(
+            self.api.cudaStreamBeginCapture(stream, self.api.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
+        )
         try:
             enqueue()
             taken = True
@@ -247,7 +252,9 @@ def load(modules: Sequence[str] = MODULES) -> Cuda:
             continue
         except Exception as error:
             raise Unavailable(f"{name} does not load", last_line(error), f"mend it with: {INSTALL}") from error
-    raise Unavailable("the CUDA runtime is not installed", f"none of {', '.join(modules)}", f"install it with: {INSTALL}")
+    raise Unavailable(
+        "the CUDA runtime is not installed", f"none of {', '.join(modules)}", f"install it with: {INSTALL}"
+    )
 
 
 def _text(returned: Returned) -> str:

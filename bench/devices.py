@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from bench import adb, environment, phone
+from bench import adb, cooling, environment, phone
 from bench.catalog import HardwareProfile
 from bench.errors import BenchError, Unavailable
 from bench.schema import Frozen
@@ -67,6 +67,23 @@ def _phone(profile: HardwareProfile, description: Mapping[str, Any]) -> Device:
     about = {**description, "device": {"hardware": phone.describe(seen), "adb": adb.version(chosen.program)}}
     found = {"phone": msgspec.to_builtins(seen), "start": phone.facts(condition)}
     return Device(about, len(condition.online) or len(seen.cores), found)
+
+
+def about(device: Device) -> list[str]:
+    """A line on what a device beside this machine calls itself, and one for each kind of its cores."""
+    if "phone" not in device.found:
+        return []
+    seen = msgspec.convert(device.found["phone"], phone.Phone, strict=False)
+    calls = f"{seen.name}: SoC {seen.soc or 'unknown'}, Android {seen.android or 'unknown'}, {', '.join(seen.abis)}"
+    return [calls, *phone.core_map(seen)]
+
+
+def advice(device: Device) -> list[str]:
+    """What to do before the phone is measured; empty for one that is ready."""
+    seen = msgspec.convert(device.found["phone"], phone.Phone, strict=False)
+    start = msgspec.convert(device.found["start"], phone.Condition, strict=False)
+    belied = phone.disguise(seen)
+    return [*([belied] if belied else []), *cooling.advice(seen, start)]
 
 
 def tidy(profile: HardwareProfile) -> None:

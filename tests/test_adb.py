@@ -236,9 +236,9 @@ def server(tmp_path_factory) -> Iterator[AdbServer]:
         yield server
 
 
-@pytest.fixture(scope="module", params=["mounted", "rewritten"])
+@pytest.fixture(scope="module")
 def daemon(request, tmp_path_factory, server) -> Iterator[Daemon]:
-    mounts = request.param == "mounted"
+    mounts = getattr(request, "param", "mounted") == "mounted"
     with Phone(tmp_path_factory.mktemp("phone"), mounts=mounts) as phone, Daemon(phone) as daemon:
         server.connect(daemon)
         yield daemon
@@ -255,6 +255,9 @@ def phone(daemon) -> Iterator[Phone]:
 @pytest.fixture
 def device(daemon, phone) -> adb.Adb:
     return adb.choose(daemon.serial)
+
+
+both_ways = pytest.mark.parametrize("daemon", ["mounted", "rewritten"], indirect=True)
 
 
 @pytest.mark.adb
@@ -318,7 +321,7 @@ class TestShell:
         script = adb._bounded("sleep 600", "TAG", 0.0).replace("command -v timeout", "command -v nothing")
         process = phone.spawn(script, apart=True)
         with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(1.5)
+            process.wait(1.2)
         assert phone.spawn(adb._stop(["TAG"]), apart=True).wait(10) == 0
         assert process.wait(10) == 0
 
@@ -388,6 +391,7 @@ class TestFiles:
 
 
 @pytest.mark.adb
+@both_ways
 class TestFolder:
     def test_it_is_there_and_gone_afterwards(self, device, phone):
         with device.folder() as folder, device.folder() as other:
@@ -438,6 +442,7 @@ class TestFolder:
 
 
 @pytest.mark.adb
+@both_ways
 class TestPhone:
     """The served phone says what a real one would, so that others may rely on it."""
 

@@ -1,5 +1,7 @@
 """Waiting on a clock that is no clock, and each reason to distrust a phone's number: there and not there."""
 
+from pathlib import Path
+
 import msgspec
 import pytest
 from phones import FARED, LOOKED, SD855_KHZ, THERMAL, THERMAL_ANDROID_9, Shell, clocks, files
@@ -378,3 +380,27 @@ def test_formats_of_both_fixtures_are_those_of_two_clusters_too():
     work = Work(threads=2, cores=phone.cores_for(other, fares, 2, phone.BIG), affinity={1: (6, 7), 2: (6, 7)})
     assert work.cores == (6, 7)
     assert judged(work, fares, (), fares, phone_=other) == ()
+
+
+# The page of reasons
+
+PAGE = (Path(__file__).parents[1] / "docs/validity.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("reason", "limits"),
+    [
+        ("contended", [f"{cooling.OTHERS_CORES:g} core"]),
+        ("throttled", [f"{cooling.SLOW_CLOCK_SHARE:.0%} below", f"{cooling.LEAST_GLANCES} or more looks"]),
+        ("drifting", [f"more than {cooling.MOST_DRIFT:.0%}"]),
+        (
+            "hot",
+            [f"{cooling.COOL_MARGIN_C:g} °C", f"{cooling.HOT_CPU_C:g} °C", f"{cooling.HOT_BATTERY_C:g} °C"],
+        ),
+        ("battery", [f"{cooling.LEAST_BATTERY}%"]),
+    ],
+)
+def test_the_page_says_the_limits_in_force(reason, limits):
+    (row,) = (line for line in PAGE.splitlines() if line.startswith(f"| `{reason}` |"))
+    said = row.split(" | ")[1].replace(" %", "%").rpartition("phone")[2]
+    assert [limit for limit in limits if limit not in said] == []

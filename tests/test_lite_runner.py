@@ -172,7 +172,7 @@ def test_what_goes_wrong_has_a_code_and_a_line(run, tmp_path, words, arguments, 
 
 def test_a_full_disk_is_noticed(program, tmp_path):
     (tmp_path / "m.nb").write_text("")
-    with open("/dev/full", "w") as full:
+    with Path("/dev/full").open("w") as full:
         line = [program, "--model=m.nb", "--input-shape=1,1", "--iterations=1"]
         done = subprocess.run(line, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (6, "bench_lite, a runner of bench: cannot write to standard output\n")
@@ -225,7 +225,7 @@ def test_cmake_builds_it_with_the_library_beside_it(tmp_path):
 
 @pytest.mark.runtime
 def test_inside_paddle_lite_it_computes_what_the_python_api_does(lite_python, tmp_path):
-    """tiny_x86.nb is a depthwise-separable network of 3×32×32 → 10 with random weights (Paddle 2.6.2, opt 2.13rc0)."""
+    """tiny_x86.nb is a depthwise-separable network of images of 32 pixels with random weights (Paddle 2.6.2, opt 2.13rc0)."""
     need(shutil.which("g++"), "g++")
     library = compiled("g++", tmp_path / "bench_lite.so", "-shared", "-fPIC", "-Dmain=bench_lite_main", SOURCE)
     image = tmp_path / "in"

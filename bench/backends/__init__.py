@@ -71,6 +71,10 @@ class Session:
         """Of the last `measure`, where another device did it; None where this process did."""
         return None
 
+    def validity(self) -> tuple[Validity, ...]:
+        """Reasons to distrust the last `measure` that only the runtime could see."""
+        return ()
+
     def close(self) -> None:
         """Frees the engine; the session is of no use afterwards."""
 

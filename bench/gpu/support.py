@@ -74,7 +74,7 @@ def obstacle(target: Target, runtime: Runtime, versions: Mapping[str, str]) -> s
     are known otherwise. What is missing in it is not judged.
     """
     stack = Stack(target, runtime, versions)
-    checks = (_sliced, _too_old_gpu, _built_for_another_gpu, _unpaired, _no_wheel, _old_driver)
+    checks = (_sliced, _too_old_gpu, _built_for_another_gpu, _unpaired, _no_wheel, _new_bindings, _old_driver)
     return next((line for check in checks for line in check(stack)), "")
 
 
@@ -99,6 +99,7 @@ class Stack:
         self.main = MAIN[runtime]
         self.with_tensorrt = runtime in WITH_TENSORRT
         self.python, self.driver = self._versions.get("python", ""), self._versions.get("driver", "")
+        self.bindings = self._versions.get("cuda-bindings", "") if self.main == "tensorrt" else ""
         known = self.cuda = self._versions.get("cuda") or self._cuda_of_tensorrt()
         self.pairings = _pairings(self.main, self.version(self.main))
         fitting = [row for row in self.pairings if not known or _agree(row.cuda, known)]
@@ -269,6 +270,16 @@ def _no_wheel(stack: Stack) -> Iterator[str]:
                     f"{WORDS[component]} {version} has no wheel for Python {asked[0]}.{asked[1]}; it has them for "
                     f"{wheels.oldest} to {wheels.newest}; make the environment with: python{nearest} -m venv"
                 )
+
+
+def _new_bindings(stack: Stack) -> Iterator[str]:
+    """cuda-bindings holds a CUDA runtime of its own major, which the driver must know."""
+    known = stack.target.cuda_driver if isinstance(stack.target, Gpu) else None
+    if known and stack.bindings and number(stack.bindings)[0] > known[0]:
+        yield (
+            f"cuda-bindings {stack.bindings} holds a runtime of CUDA {_major(stack.bindings)}; the driver of "
+            f"{stack.name} has CUDA {_dotted(known)}; install 'cuda-bindings=={known[0]}.*'"
+        )
 
 
 def _old_driver(stack: Stack) -> Iterator[str]:

@@ -44,6 +44,7 @@ class PaddlePredictor {
 };
 
 class ConfigBase {
+ protected:  // the library's, of no use here; private, clang would warn of that
   alignas(8) unsigned char members_[528];
 
  public:
@@ -54,6 +55,7 @@ class ConfigBase {
 };
 
 class MobileConfig : public ConfigBase {
+ protected:
   bool from_memory_ = false;
   int precision_mode_ = 0;
   std::string model_file_;

@@ -6,7 +6,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -55,12 +55,18 @@ class AdbServer:
     def connect(self, daemon: Daemon, state: str = "device") -> str:
         """Connects anew, waits until the phone is in this state, and returns its serial number."""
         self.adb("disconnect", daemon.serial)
-        self.adb("connect", daemon.serial)
-        end = time.monotonic() + CALL_S
-        while (found := self.state(daemon.serial)) != state:
-            assert time.monotonic() < end, f"{daemon.serial} is {found or 'not listed'} instead of {state}"
-            time.sleep(0.01)
+        self._wait(daemon.serial, state, lambda: self.adb("connect", daemon.serial))
         return daemon.serial
+
+    def wait(self, serial: str, state: str) -> None:
+        """Until adb lists the phone in this state."""
+        self._wait(serial, state, lambda: time.sleep(0.01))
+
+    def _wait(self, serial: str, state: str, meanwhile: Callable[[], object]) -> None:
+        end = time.monotonic() + CALL_S
+        while (found := self.state(serial)) != state:
+            assert time.monotonic() < end, f"{serial} is {found or 'not listed'} instead of {state}"
+            meanwhile()
 
     def state(self, serial: str) -> str:
         """As `adb devices` lists it; "" if it doesn't."""

@@ -3,11 +3,9 @@
 import importlib.util
 import tempfile
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from bench.errors import EXPORT_AGAIN, Failed, Unsupported
-
-Target = Literal["arm", "x86"]
 
 #: operators whose output XShape opt looks into, although Paddle no longer writes it
 RESHAPING = frozenset({"flatten_contiguous_range", "flatten2", "reshape2", "squeeze2", "unsqueeze2", "transpose2"})
@@ -93,8 +91,8 @@ def _tensor(variable: Any) -> Any:
     raise Failed(f"variable {variable.name} is no dense tensor", "", EXPORT_AGAIN)
 
 
-def nb_from_pdmodel(source: Path, target: Target, precision: str, out: Path) -> None:
-    """Converts `source`, a .pdmodel beside its .pdiparams, for `target` into `out`, a .nb.
+def nb_from_pdmodel(source: Path, target: str, precision: str, out: Path) -> None:
+    """Converts `source`, a .pdmodel beside its .pdiparams, for `target`, "arm" or "x86", into `out`, a .nb.
 
     opt works in this process and aborts it where it fails; what it says goes to standard error. Raises Unsupported
     for a program in Paddle 3's format, Failed where the program can't be read or opt makes nothing.
@@ -145,7 +143,7 @@ def framework() -> Any:
     return module
 
 
-def _opt(model: Path, parameters: Path, target: Target, precision: str, out: Path) -> None:
+def _opt(model: Path, parameters: Path, target: str, precision: str, out: Path) -> None:
     from paddlelite.lite import Opt
 
     opt = Opt()

@@ -53,9 +53,7 @@ class Parser(Protocol):
 
 
 class Profile(Protocol):
-    def set_shape(
-        self, name: str, least: Sequence[int], usual: Sequence[int], most: Sequence[int], /
-    ) -> None: ...
+    def set_shape(self, name: str, least: Sequence[int], usual: Sequence[int], most: Sequence[int], /) -> None: ...
 
 
 class TimingCache(Protocol):
@@ -120,6 +118,7 @@ class Trt(Protocol):
 
     __version__: str
 
+    def __hash__(self) -> int: ...
     @property
     def Builder(self) -> Callable[[Any], Builder]: ...
     @property

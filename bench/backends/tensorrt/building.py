@@ -11,7 +11,7 @@ from bench.backends import Setup
 from bench.backends.tensorrt import journal, plan
 from bench.backends.tensorrt.api import Builder, Config, Network, Parser, Trt, flag, network_flags, types_by_itself
 from bench.cuda import Gpu
-from bench.errors import EXPORT_AGAIN, Failed, Unavailable, Unsupported
+from bench.errors import EXPORT_AGAIN, Failed, Unsupported
 from bench.schema import Precision
 
 CONVERT = "python -m modelopt.onnx.autocast --onnx_path {name} --low_precision_type fp16 --keep_io_types"
@@ -66,7 +66,8 @@ class Build:
         return plan.save(folder, content, self.facts(config, shapes, content, began_with))
 
     def read(self) -> Model:
-        builder = self.builder()
+        self.trt.init_libnvinfer_plugins(self.log.logger, "")
+        builder = journal.started(self.trt, self.trt.Builder)
         network = builder.create_network(self._network_flags())
         parser = self.trt.OnnxParser(network, self.log.logger)
         with self.log.part() as entries:
@@ -78,18 +79,6 @@ class Build:
             found = said.replace(str(self.source), self.source.name)[: journal.LONGEST]
             raise Failed(f"TensorRT cannot read {self.source.name}", found, EXPORT_AGAIN)
         return Model(builder, network, parser)
-
-    def builder(self) -> Builder:
-        """Raises Unavailable where TensorRT can't use the GPU, for which its bindings raise a TypeError."""
-        with self.log.part() as entries:
-            self.trt.init_libnvinfer_plugins(self.log.logger, "")
-            try:
-                return self.trt.Builder(self.log.logger)
-            except TypeError as error:
-                cause = error
-        found = journal.said(entries) or str(cause)
-        what = f"TensorRT {self.trt.__version__} finds no GPU that it can use"
-        raise Unavailable(what, found, "see: nvidia-smi") from cause
 
     def _network_flags(self) -> int:
         try:
@@ -194,7 +183,7 @@ class Build:
             level=config.builder_optimization_level,
             workspace_bytes=_workspace_bytes(self.setup),
             input_shapes=shapes,
-            build=int(float(self.setup.options["build"])),
+            build=int(self.setup.options["build"]),
             timings_sha256=plan.digest(began_with),
         )
 
@@ -234,7 +223,7 @@ class Timings:
 
 def _workspace_bytes(setup: Setup) -> int:
     """0 leaves TensorRT its own limit, which is all of the GPU's memory."""
-    return int(float(setup.options["workspace_mib"]) * (1 << 20))
+    return int(setup.options["workspace_mib"]) << 20
 
 
 def _in_words(shapes: Shapes) -> str:

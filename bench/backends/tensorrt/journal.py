@@ -2,9 +2,9 @@
 
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from bench.backends.tensorrt.api import Member, Trt
 from bench.errors import BenchError, Failed, Unavailable, Unsupported
@@ -12,6 +12,8 @@ from bench.errors import BenchError, Failed, Unavailable, Unsupported
 KEPT = {"INTERNAL_ERROR", "ERROR", "WARNING"}
 ERRORS = KEPT - {"WARNING"}
 LONGEST = 300
+
+Made = TypeVar("Made")
 
 
 class Entry(NamedTuple):
@@ -24,11 +26,11 @@ class Journal:
 
     def __init__(self, trt: Trt) -> None:
         self.entries: list[Entry] = []
-        entries = self.entries
+        entries, base = self.entries, trt.ILogger
 
-        class Logger(trt.ILogger):  # type: ignore[misc]
+        class Logger(base):  # type: ignore[misc, valid-type]
             def __init__(self) -> None:
-                trt.ILogger.__init__(self)
+                base.__init__(self)
 
             def log(self, severity: Member, text: str) -> None:
                 if severity.name in KEPT:
@@ -56,6 +58,18 @@ def said(entries: list[Entry]) -> str:
     """The first error, which is the cause of those after it, in one line; "" without any."""
     texts = [entry.text for entry in entries if entry.severity in ERRORS]
     return " ".join(texts[0].split())[:LONGEST] if texts else ""
+
+
+def started(trt: Trt, make: Callable[[Any], Made]) -> Made:
+    """A builder or a runtime. Where CUDA can't be used, for which the bindings raise a TypeError: Unavailable."""
+    log = of(trt)
+    with log.part() as entries:
+        try:
+            return make(log.logger)
+        except TypeError as error:
+            cause = error
+    what = f"TensorRT {trt.__version__} finds no GPU that it can use"
+    raise Unavailable(what, said(entries) or str(cause), "see: nvidia-smi") from cause
 
 
 class Known(NamedTuple):

@@ -14,8 +14,8 @@ from bench.backends import Session
 from bench.backends.tensorrt import journal
 from bench.backends.tensorrt.api import Context, Engine, Runtime, Trt
 from bench.backends.tensorrt.plan import PLAN, Facts
-from bench.cuda import Cuda, CudaError, Gpu, Handle
-from bench.errors import BenchError, Failed, Unsupported
+from bench.cuda import Cuda, Gpu, Handle
+from bench.errors import Failed, Unsupported
 from bench.schema import Interval, Measurement, Settings, Validity
 from bench.timing import Clock, measure
 
@@ -33,6 +33,19 @@ LEAST_BYTES = 256
 BURST = 4
 TRIES = 3
 LEAST_GROWTH = 2.0
+# What the inspector of engines says: "Row major linear FP32" or "Float", and so on.
+WORDS = {
+    "BF16": "bf16",
+    "BFLOAT16": "bf16",
+    "FP16": "fp16",
+    "HALF": "fp16",
+    "INT8": "int8",
+    "FP32": "fp32",
+    "FLOAT": "fp32",
+}
+NARROWEST_FIRST = ("int8", "fp16", "bf16", "fp32")
+MOVING = {"Reformat", "NoOp", "Constant", "Shuffle", "Signal", "Wait"}
+OPAQUE = ("ForeignNode", "Myelin")
 #: the resolution of events is half a microsecond, that of host clocks finer
 SLACK_MS = 0.002
 
@@ -65,7 +78,7 @@ class TensorRtSession(Session):
         """Raises Failed where TensorRT gives no engine or no context for `plan`, Unsupported for open output shapes."""
         self._trt, self._cuda, self._gpu, self._facts = trt, cuda, gpu, facts
         self._log = journal.of(trt)
-        self._stack = ExitStack()
+        self._runtime, self._engine, self._context = load(trt, plan)
         self._fed: Arrays = []
         self._graph: Handle | None = None
         self._graph_wanted = graph
@@ -73,41 +86,28 @@ class TensorRtSession(Session):
         self._faults: tuple[Validity, ...] = ()
         # What `run` calls: plain enqueuing at first, and from the second inference on the graph, if there is to be one.
         self._launch: Callable[[], None] = self._enqueue_first
-        try:
-            self._open(plan)
-        except BaseException:
-            self.close()
-            raise
-
-    def _open(self, plan: bytes) -> None:
-        with self._log.part() as entries:
-            self._runtime: Runtime = self._trt.Runtime(self._log.logger)
-            engine = self._runtime.deserialize_cuda_engine(plan)
-        if engine is None:
-            raise journal.trouble(f"TensorRT cannot load {PLAN}", journal.said(entries), PLAN)
-        self._engine: Engine = engine
-        with self._log.part() as entries:
-            context = engine.create_execution_context()
-        if context is None:
-            raise journal.trouble("TensorRT gives no execution context", journal.said(entries))
-        self._context: Context = context
-        self._stream = self._cuda.stream(self._stack)
-        self._start, self._end = self._cuda.event(self._stack), self._cuda.event(self._stack)
-        self._inputs, self._outputs = self._shaped()
+        with ExitStack() as owner:  # which frees what there is, should anything fail before the last line
+            self._stream = cuda.stream(owner)
+            self._handle = int(self._stream)
+            self._start, self._end = cuda.event(owner), cuda.event(owner)
+            self._inputs, self._outputs = self._shaped(owner)
+            self._stack = owner.pop_all()
 
     def _names(self, mode: str) -> Iterator[str]:
         """The engine's inputs ("INPUT") or outputs ("OUTPUT")."""
         wanted = getattr(self._trt.TensorIOMode, mode)
         for name in map(self._engine.get_tensor_name, range(self._engine.num_io_tensors)):
             if self._engine.get_tensor_location(name) != self._trt.TensorLocation.DEVICE:
-                raise Unsupported(f"the engine wants {name} in the host's memory", "image classifiers have no such tensor")
+                raise Unsupported(
+                    f"the engine wants {name} in the host's memory", "image classifiers have no such tensor"
+                )
             if self._engine.get_tensor_mode(name) == wanted:
                 yield name
 
-    def _shaped(self) -> tuple[list[Buffer], list[Buffer]]:
+    def _shaped(self, owner: ExitStack) -> tuple[list[Buffer], list[Buffer]]:
         """Selects the one profile and sets every input's shape, then its memory and that of the outputs."""
         inputs, outputs = list(self._names("INPUT")), list(self._names("OUTPUT"))
-        self._insist("select the optimisation profile", self._context.set_optimization_profile_async, 0, int(self._stream))
+        self._insist("select the optimisation profile", self._context.set_optimization_profile_async, 0, self._handle)
         self._cuda.synchronise(self._stream)
         for name in inputs:
             shape = self._facts.input_shapes.get(name)
@@ -116,9 +116,9 @@ class TensorRtSession(Session):
             self._insist(f"take {name} of {'x'.join(map(str, shape))}", self._context.set_input_shape, name, shape)
         if missing := list(self._context.infer_shapes()):
             raise Failed("TensorRT can't infer the shapes of the engine", f"those of {', '.join(missing)} are missing")
-        return [self._buffer(name) for name in inputs], [self._buffer(name) for name in outputs]
+        return [self._buffer(name, owner) for name in inputs], [self._buffer(name, owner) for name in outputs]
 
-    def _buffer(self, name: str) -> Buffer:
+    def _buffer(self, name: str, owner: ExitStack) -> Buffer:
         import numpy as np
 
         shape = tuple(self._context.get_tensor_shape(name))
@@ -129,8 +129,8 @@ class TensorRtSession(Session):
         except TypeError as error:
             raise Unsupported(f"{name} is of a type that NumPy lacks", str(error)) from error
         size = prod(shape) * type_.itemsize
-        pointer = self._cuda.memory(max(size, LEAST_BYTES), self._stack)
-        host = self._cuda.pinned(max(size, LEAST_BYTES), self._stack)
+        pointer = self._cuda.memory(max(size, LEAST_BYTES), owner)
+        host = self._cuda.pinned(max(size, LEAST_BYTES), owner)
         self._cuda.clear(pointer, size, self._stream)
         self._insist(f"take memory for {name}", self._context.set_tensor_address, name, pointer)
         array = np.ctypeslib.as_array((ctypes.c_byte * size).from_address(host)).view(type_).reshape(shape)
@@ -180,9 +180,9 @@ class TensorRtSession(Session):
         return self.fetch()
 
     def _enqueue(self) -> None:
-        if not self._context.execute_async_v3(int(self._stream)):
-            entries = self._log.entries[-8:]
-            raise journal.trouble("TensorRT does not enqueue the inference", journal.said(entries))
+        seen = len(self._log.entries)
+        if not self._context.execute_async_v3(self._handle):
+            raise journal.trouble("TensorRT does not enqueue the inference", journal.said(self._log.entries[seen:]))
 
     def _enqueue_first(self) -> None:
         """A context sets itself up in its first inference, which therefore can't be captured."""
@@ -248,7 +248,7 @@ class TensorRtSession(Session):
         if short := [burst for burst in bursts if burst.host_ms < burst.device_ms - SLACK_MS]:
             evidence = f"the host waited {short[0].host_ms:.3f} ms for {short[0].device_ms:.3f} ms of the GPU's work"
             yield Validity("unsynchronised", evidence)
-        one, four = (min(burst.host_ms for burst in group) for group in (ones, several))
+        one, four = (min(burst.device_ms for burst in group) for group in (ones, several))
         if four < LEAST_GROWTH * one:
             yield Validity("unsynchronised", f"{BURST} inferences took {four:.3f} ms where one took {one:.3f} ms")
 
@@ -257,7 +257,8 @@ class TensorRtSession(Session):
 
     def effective(self) -> dict[str, Any]:
         """Types from the engine's own list of layers; typing and TF32 as the builder's configuration had them."""
-        types = self._layer_types()
+        layers = self._layers()
+        types = Counter(filter(None, map(_type_of, layers)))
         facts: dict[str, Any] = {
             "gpu": self._gpu.name,
             "capability": self._gpu.capability,
@@ -266,25 +267,60 @@ class TensorRtSession(Session):
             "tf32": self._facts.tf32,
             "graph": self._graph is not None,
             "plan_sha256": self._facts.plan_sha256,
-            "layer_types": types,
+            "layer_types": dict(types),
         }
-        floating = [name for name in ("int8", "fp16", "bf16", "fp32") if types.get(name)]
-        return facts | ({"precision": floating[0]} if floating else {})
+        narrowest = next((name for name in NARROWEST_FIRST if name in types), "")
+        hidden = self._facts.precision not in types and any(_is_opaque(layer) for layer in layers)
+        return facts | ({"precision": narrowest} if narrowest and not hidden else {})
 
-    def _layer_types(self) -> dict[str, int]:
-        """How many layers that compute give numbers of which type; empty where TensorRT doesn't tell."""
+    def _layers(self) -> list[Any]:
+        """The layers of the engine as its inspector tells of them; none where it doesn't."""
         inspector = self._engine.create_engine_inspector()
         inspector.execution_context = self._context  # or else layers of open shape have no types
         text = inspector.get_engine_information(self._trt.LayerInformationFormat.JSON)
         with suppress(ValueError):
-            layers = json.loads(text)["Layers"]
-            return dict(Counter(filter(None, map(_type_of, layers))))
-        return {}
+            return list(json.loads(text)["Layers"])
+        return []
 
     def close(self) -> None:
-        """In the order of dependence; what a broken GPU says to it is of no interest any more."""
-        self._fed = []
-        self._launch = self._enqueue
+        """What a broken GPU says to it is of no interest any more."""
+        self._fed, self._inputs, self._outputs = [], [], []
         self._stack.close()
-        for name in ("_inputs", "_outputs", "_context", "_engine", "_runtime"):
-            self.__dict__.pop(name, None)
+        del self._context, self._engine, self._runtime
+
+
+class Loaded(NamedTuple):
+    """Each needs the one before it."""
+
+    runtime: Runtime
+    engine: Engine
+    context: Context
+
+
+def load(trt: Trt, plan: bytes) -> Loaded:
+    """An engine that can run. Raises Failed, or what is known of the text that TensorRT logs, where there is none."""
+    log = journal.of(trt)
+    runtime = journal.started(trt, trt.Runtime)
+    with log.part() as entries:
+        engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        raise journal.trouble(f"TensorRT cannot load {PLAN}", journal.said(entries), PLAN)
+    with log.part() as entries:
+        context = engine.create_execution_context()
+    if context is None:
+        raise journal.trouble("TensorRT gives no execution context", journal.said(entries))
+    return Loaded(runtime, engine, context)
+
+
+def _type_of(layer: Any) -> str:
+    """The type of the numbers that a layer computes; "" for one that only moves them, or hides them."""
+    if not isinstance(layer, dict) or layer.get("LayerType") in MOVING or _is_opaque(layer):
+        return ""
+    outputs = layer.get("Outputs") or [{}]
+    words = str(outputs[0].get("Format/Datatype", "")).upper()
+    return next((name for word, name in WORDS.items() if word in words), "")
+
+
+def _is_opaque(layer: Any) -> bool:
+    """Many operators in one, with types of its own inside."""
+    return isinstance(layer, dict) and any(word in str(layer.get("LayerType", "")) for word in OPAQUE)

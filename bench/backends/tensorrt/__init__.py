@@ -1,0 +1,82 @@
+"""TensorRT: 8.6, 10 and 11 through one path. An engine is made on the GPU that it runs on, for one batch size."""
+
+from pathlib import Path
+from typing import Any
+
+from bench import cuda
+from bench.backends import BaseBackend, Session, Setup
+from bench.backends.tensorrt import plan
+from bench.backends.tensorrt.building import Build
+from bench.backends.tensorrt.session import TensorRtSession
+from bench.catalog import HardwareProfile
+from bench.errors import UsageError
+
+#: options that an engine is built by
+BUILT_BY = ("tf32", "strong_typing", "level", "workspace_mib", "build")
+
+
+class Backend(BaseBackend):
+    name = "tensorrt"
+    requires = ("tensorrt", "cuda")
+    install = "pip install 'tensorrt-cu12<11' 'cuda-bindings>=12.9,<13'"
+    distributions = ("tensorrt", "tensorrt-cu11", "tensorrt-cu12", "tensorrt-cu13")
+    source = "onnx"
+    engine = "tensorrt"
+    kinds = frozenset({"gpu"})
+    precisions = frozenset({"fp32", "fp16", "int8"})
+    options = {
+        "graph": ("off", "on"),
+        "tf32": ("off", "on"),
+        "strong_typing": ("off", "on"),
+        "level": ("3", "0", "1", "2", "4", "5"),
+        "workspace_mib": "0",
+        "build": "0",
+    }
+
+    def probe(self, device: HardwareProfile) -> str:
+        trt = self.runtime(device)
+        cuda.load().gpu()
+        return str(trt.__version__)
+
+    def variant(self, setup: Setup) -> dict[str, str]:
+        """An engine is of one GPU, precision, shape and number of its build: that of another number is made anew."""
+        _refuse_fractions(setup)
+        gpu = setup.found.get("gpu", {})
+        return {
+            "precision": setup.case.precision,
+            "batch_size": str(setup.case.batch_size),
+            "input_shape": "x".join(map(str, setup.input_shape)),
+            "gpu": str(gpu.get("name") or setup.device.name),
+            "capability": _dotted(gpu.get("capability")) or setup.device.capability,
+            "driver": str(gpu.get("driver", "")),
+            **{name: setup.options[name] for name in BUILT_BY},
+        }
+
+    def build(self, source: Path, folder: Path, setup: Setup) -> Path:
+        self.refuse_precision(setup.case)
+        trt, _, gpu = self._started(setup)
+        return Build(trt, gpu, source, setup).make(folder)
+
+    def open(self, engine: Path, setup: Setup) -> Session:
+        self.refuse_precision(setup.case)
+        trt, runtime, gpu = self._started(setup)
+        content, facts = plan.load(engine, trt, gpu, setup)
+        return TensorRtSession(trt, runtime, gpu, content, facts, graph=setup.options["graph"] == "on")
+
+    def _started(self, setup: Setup) -> tuple[Any, cuda.Cuda, cuda.Gpu]:
+        """TensorRT, the CUDA runtime, and the GPU, which is this process's from now on."""
+        trt = self.runtime(setup.device)
+        runtime = cuda.load()
+        gpu = runtime.gpu()
+        runtime.start()
+        return trt, runtime, gpu
+
+
+def _refuse_fractions(setup: Setup) -> None:
+    for name in ("build", "workspace_mib"):
+        if not setup.options[name].isdecimal():
+            raise UsageError(f"tensorrt.{name} takes a whole number", f"found {setup.options[name]!r}", "correct --set")
+
+
+def _dotted(capability: Any) -> str:
+    return ".".join(map(str, capability or ()))
