@@ -3,15 +3,11 @@
 Nothing here changes a setting of the phone: what to change is said to its owner.
 """
 
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeVar
 
 from bench import stats
 from bench.phone import Condition, Phone, disguise, mhz
 from bench.schema import Frozen, Validity
-
-T = TypeVar("T")
 
 # Where reasons begin; docs/validity.md lists them.
 COOL_MARGIN_C = 3.0
@@ -95,16 +91,6 @@ def _others_cores(first: Condition, last: Condition) -> float | None:
         return None
     seconds = last.uptime_s - first.uptime_s
     return max(0.0, last.busy_s - first.busy_s) / seconds if seconds >= 1 else None
-
-
-def in_random_order(cases: Sequence[T], run_id: str) -> list[T]:
-    """The cases in an order that the run's id decides, so that a resumed run keeps it.
-
-    Run the first one again at the end, and ask `drift` about the two.
-    """
-    order = list(cases)
-    random.Random(run_id).shuffle(order)
-    return order
 
 
 def drift(first_ns: Sequence[int], again_ns: Sequence[int]) -> Validity | None:

@@ -113,16 +113,6 @@ def test_what_others_use_is_seen_while_waiting():
 # Order and drift
 
 
-def test_the_order_follows_from_the_run():
-    cases = list(range(20))
-    order = cooling.in_random_order(cases, "20260101-a1b2")
-    assert sorted(order) == cases
-    assert order != cases
-    assert order == cooling.in_random_order(tuple(cases), "20260101-a1b2")
-    assert order != cooling.in_random_order(cases, "20260101-a1b3")
-    assert cooling.in_random_order([], "x") == []
-
-
 @pytest.mark.parametrize(
     ("again", "evidence"),
     [

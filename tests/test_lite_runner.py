@@ -225,7 +225,7 @@ def test_cmake_builds_it_with_the_library_beside_it(tmp_path):
 
 @pytest.mark.runtime
 def test_inside_paddle_lite_it_computes_what_the_python_api_does(lite_python, tmp_path):
-    """tiny_x86.nb is a depthwise-separable network of images of 32 pixels with random weights (Paddle 2.6.2, opt 2.13rc0)."""
+    """tiny_x86.nb is a depthwise-separable network for 32 pixels, of random weights (Paddle 2.6.2, opt 2.13rc0)."""
     need(shutil.which("g++"), "g++")
     library = compiled("g++", tmp_path / "bench_lite.so", "-shared", "-fPIC", "-Dmain=bench_lite_main", SOURCE)
     image = tmp_path / "in"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bench import backends, catalog, environment, homes, parity
-from bench.artifacts import Cache
+from bench.artifacts import Cache, file_sha256
 from bench.backends import Setup
 from bench.backends.paddle_lite import convert, nb
 from bench.errors import Failed, Unsupported
@@ -311,8 +311,9 @@ def test_a_converter_that_aborts_is_a_failure_with_its_last_words(workshop, tmp_
 
 
 @pytest.mark.lite
-def test_a_converter_leaves_nothing_but_the_engine(workshop, tmp_path):
+def test_a_conversion_leaves_the_engine_alone_and_always_the_same(workshop, tmp_path):
     source = workshop.source(CARD, BACKEND).path
     answer = workshop.ask(Build(setup=setup_of(), source=source, folder=str(tmp_path)), thread_environment(1))
     assert isinstance(answer, Folder), answer
     assert [file.name for file in tmp_path.iterdir()] == [answer.made.file] == ["model.nb"]
+    assert file_sha256(tmp_path / "model.nb") == file_sha256(Path(workshop.engine(CARD, setup_of()).path))

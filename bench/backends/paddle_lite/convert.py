@@ -105,6 +105,16 @@ def nb_from_pdmodel(source: Path, target: str, precision: str, out: Path) -> Non
         _opt(fixed, source.with_suffix(".pdiparams"), target, precision, out)
     if not out.is_file() or not out.stat().st_size:
         raise Failed(f"opt cannot convert {source.name}", "it wrote no file and gave no reason")
+    _clear_padding(out)
+
+
+def _clear_padding(file: Path) -> None:
+    """Behind its version, opt writes what lay in memory; without that, equal conversions are equal files."""
+    with file.open("r+b") as stream:
+        stream.seek(2)
+        version, _, _ = stream.read(16).partition(b"\0")
+        stream.seek(2)
+        stream.write(version.ljust(16, b"\0"))
 
 
 def read_program(source: Path) -> Any:
