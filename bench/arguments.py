@@ -136,12 +136,26 @@ SERIAL = click.option(
 )
 
 
+def choose_gpu(_: click.Context, __: click.Parameter, gpu: str | None) -> None:
+    if gpu:
+        from bench.devices import GPU_VARIABLE
+
+        os.environ[GPU_VARIABLE] = gpu
+
+
+GPU = click.option(
+    "--gpu", metavar="GPU", expose_value=False, callback=choose_gpu, help="Which of several: index, UUID or name."
+)
+
+
 def as_published(arguments: Iterable[str]) -> tuple[str, ...]:
-    """A command line for a record: records get published, a phone's serial number does not."""
+    """A command line for a record: records get published, what names one phone or GPU of the world does not."""
     told, hidden = [], False
     for word in arguments:
-        told.append("…" if hidden else "--serial=…" if word.startswith("--serial=") else word)
-        hidden = word == "--serial"
+        name, equals, _ = word.partition("=")
+        private = name in ("--serial", "--gpu")
+        told.append("…" if hidden else f"{name}=…" if private and equals else word)
+        hidden = private and not equals
     return tuple(told)
 
 

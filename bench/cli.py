@@ -11,6 +11,7 @@ import click
 from bench import __version__, cli_compare, cli_gate, cli_import, cli_report
 from bench.arguments import (
     EXPORTED,
+    GPU,
     INTERVALS,
     NAMES,
     NUMBERS,
@@ -65,6 +66,7 @@ def with_options(options: list[Callable[[Any], Any]]) -> Callable[[Any], Any]:
 @bench.command()
 @with_options(MODEL_OPTIONS)
 @click.option("--device", metavar="ID", help="See bench list devices.  [default: cpu]")
+@GPU
 @SERIAL
 @click.option("--backend", "backends", type=NAMES, multiple=True, help="Repeatable.  [default: the device's]")
 @click.option("--precision", "precisions", type=PRECISIONS, multiple=True, help="[default: the device's]")
@@ -179,6 +181,7 @@ def list_(what: str, format_: str, results: Path) -> None:
 
 @bench.command()
 @click.option("--device", default="cpu", show_default=True, metavar="ID", help="What to look for.")
+@GPU
 @SERIAL
 def doctor(device: str) -> None:
     """What this machine is, what works here, what makes it noisy, and what to do about it."""

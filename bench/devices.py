@@ -1,17 +1,31 @@
 """Which device is there: this machine, a GPU in it, or a phone beside it; and whether it is the one asked for."""
 
 import contextlib
+import hashlib
+import os
+import platform
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
+from filelock import FileLock, Timeout
 
-from bench import adb, cooling, environment, phone
+from bench import adb, backends, cooling, environment, phone
+from bench.artifacts import default_root
+from bench.backends import BaseBackend
 from bench.catalog import HardwareProfile
 from bench.errors import BenchError, Unavailable
+from bench.gpu import nvml, selection, support, watch
+from bench.gpu.selection import Gpu
 from bench.schema import Frozen
 
+if TYPE_CHECKING:
+    from bench.gpu.matrix import Runtime
+
+#: the environment variable that says which GPU of several: its index, the beginning of its UUID or a part of its name
+GPU_VARIABLE = "BENCH_GPU"
 MEASURE_THIS = "run it on a machine that has one, or measure this one with: --device cpu"
 
 
@@ -31,6 +45,8 @@ def find(profile: HardwareProfile, description: Mapping[str, Any]) -> Device:
     """
     if profile.kind == "phone":
         return _phone(profile, description)
+    if profile.kind == "gpu":
+        return _gpu(profile, description)
     refuse_stranger(profile, description)
     return Device(dict(description), environment.usable_cpus())
 
@@ -54,6 +70,29 @@ def refuse_stranger(profile: HardwareProfile, description: Mapping[str, Any]) ->
         )
 
 
+def _gpu(profile: HardwareProfile, description: Mapping[str, Any]) -> Device:
+    """The GPU of that name, or of those the one that `GPU_VARIABLE` means; from here on our workers see no other."""
+    try:
+        with nvml.opened() as library:
+            gpus, broken = library.gpus()
+    except Unavailable:
+        refuse_stranger(profile, description)
+        raise
+    fitting = selection.of_profile(gpus, profile)
+    if not fitting:
+        raise Unavailable(
+            f"looked for a GPU named like {profile.label} for device {profile.name}",
+            f"found {', '.join([*map(str, gpus), *broken]) or 'none'}",
+            MEASURE_THIS,
+        )
+    gpu = selection.select(fitting, os.environ.get(GPU_VARIABLE, ""))
+    os.environ.update(selection.visible_only(gpu))
+    told = {name: value for name, value in msgspec.to_builtins(gpu).items() if name not in ("uuid", "pci_bus_id")}
+    return Device(
+        {**description, "device": {"gpu": told}}, environment.usable_cpus(), {"gpu": msgspec.to_builtins(gpu)}
+    )
+
+
 def _phone(profile: HardwareProfile, description: Mapping[str, Any]) -> Device:
     """The phone that adb is connected to, verified by what it says of itself."""
     chosen = adb.choose()
@@ -65,12 +104,35 @@ def _phone(profile: HardwareProfile, description: Mapping[str, Any]) -> Device:
     phone.refuse_stranger(profile, seen)
     condition = phone.condition(read)
     about = {**description, "device": {"hardware": phone.describe(seen), "adb": adb.version(chosen.program)}}
-    found = {"phone": msgspec.to_builtins(seen), "start": phone.facts(condition)}
+    found = {"serial": chosen.serial, "phone": msgspec.to_builtins(seen), "start": phone.facts(condition)}
     return Device(about, len(condition.online) or len(seen.cores), found)
 
 
+def lacking(profile: HardwareProfile, device: Device | None, backend: BaseBackend, options: Mapping[str, str]) -> str:
+    """What keeps an installed backend from this device, or "": versions that don't go with the GPU, which are known
+    without one, or what the user must still bring."""
+    found = device.found if device else {}
+    if profile.kind == "gpu":
+        target = msgspec.convert(found["gpu"], Gpu) if found else profile
+        installed = {each.name: each.version for each in metadata.distributions()}
+        about = {"python": platform.python_version(), "driver": target.driver if isinstance(target, Gpu) else ""}
+        if reason := support.obstacle(target, cast("Runtime", backend.stack(options)), {**installed, **about}):
+            return reason
+    return backend.lacking(profile, options, found) if device else ""
+
+
+def recipe(profile: HardwareProfile, device: Device | None, backend: BaseBackend) -> tuple[str, ...]:
+    """What to type, in order, to install the backend for a GPU; nothing for other devices."""
+    if profile.kind != "gpu":
+        return ()
+    target = msgspec.convert(device.found["gpu"], Gpu) if device else profile
+    return support.recipe(target, cast("Runtime", backend.stack(backends.settle(backend, {}))))
+
+
 def about(device: Device) -> list[str]:
-    """A line on what a device beside this machine calls itself, and one for each kind of its cores."""
+    """What a device beside this machine's CPU calls itself; of a phone also a line for each kind of its cores."""
+    if gpu := device.found.get("gpu"):
+        return [str(msgspec.convert(gpu, Gpu))]
     if "phone" not in device.found:
         return []
     seen = msgspec.convert(device.found["phone"], phone.Phone, strict=False)
@@ -79,15 +141,43 @@ def about(device: Device) -> list[str]:
 
 
 def advice(device: Device) -> list[str]:
-    """What to do before the phone is measured; empty for one that is ready."""
+    """What to do before a device beside this machine's CPU is measured; empty for one that is ready."""
+    if gpu := device.found.get("gpu"):
+        return list(watch.advice(msgspec.convert(gpu, Gpu)))
+    if "phone" not in device.found:
+        return []
     seen = msgspec.convert(device.found["phone"], phone.Phone, strict=False)
     start = msgspec.convert(device.found["start"], phone.Condition, strict=False)
     belied = phone.disguise(seen)
     return [*([belied] if belied else []), *cooling.advice(seen, start)]
 
 
-def tidy(profile: HardwareProfile) -> None:
-    """Removes what workers that were killed have left on the device; what can't be reached is left to the next run."""
-    if profile.kind == "phone":
-        with contextlib.suppress(BenchError), adb.choose().folder():
-            pass
+@contextlib.contextmanager
+def held(device: Device) -> Iterator[None]:
+    """Keeps a phone for one run, as two would disturb each other's timing, and tidies it up afterwards.
+
+    Raises Unavailable where another run on this computer has it.
+    """
+    if "phone" not in device.found:
+        yield
+        return
+    seen = msgspec.convert(device.found["phone"], phone.Phone, strict=False)
+    unit = seen.serial_sha256 or hashlib.sha256(device.found["serial"].encode()).hexdigest()
+    locks = default_root() / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(locks / f"phone-{unit[:16]}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise Unavailable(f"{seen.name} is busy", "another run of bench measures on it", "wait for its end") from error
+    try:
+        yield
+    finally:
+        _tidy(device)
+        lock.release()
+
+
+def _tidy(device: Device) -> None:
+    """Removes what workers that were killed have left on the phone; what can't be reached is left to the next run."""
+    with contextlib.suppress(BenchError), adb.choose(device.found["serial"]).folder():
+        pass

@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from bench import __version__, backends, devices, environment, homes
@@ -30,7 +30,7 @@ def examine(profile: HardwareProfile) -> tuple[list[str], bool]:
         *_machine(description),
         f"device {profile.name}: {why or 'yes'}",
         *(devices.about(device) if device else ()),
-        *(f"backend {name}: {_said(answer)}" for name, answer in answers.items()),
+        *(line for name, answer in answers.items() for line in _about(name, answer, profile, device)),
         *_advice(description, profile, device),
     ]
     return lines, usable
@@ -69,9 +69,7 @@ def _answers(profile: HardwareProfile, device: Device | None) -> Iterator[tuple[
             yield name, "not in this bench yet"
             continue
         backend = backends.get(name)
-        lacking = homes.missing(backend)
-        if device and not lacking:
-            lacking = backend.lacking(profile, backends.settle(backend, {}), device.found)
+        lacking = homes.missing(backend) or devices.lacking(profile, device, backend, backends.settle(backend, {}))
         if lacking or not device:
             yield name, lacking or f"installed; it waits for {profile.name}"
             continue
@@ -79,18 +77,23 @@ def _answers(profile: HardwareProfile, device: Device | None) -> Iterator[tuple[
         yield name, answer if isinstance(answer, Version) else str(getattr(answer, "reason", answer))
 
 
-def _said(answer: Version | str) -> str:
-    return f"yes, version {answer.version}" if isinstance(answer, Version) else answer
+def _about(name: str, answer: Version | str, profile: HardwareProfile, device: Device | None) -> Iterator[str]:
+    if isinstance(answer, Version):
+        yield f"backend {name}: yes, version {answer.version}"
+        return
+    yield f"backend {name}: {answer}"
+    if name in backends.names():
+        yield from (f"    {line}" for line in devices.recipe(profile, device, backends.get(name)))
+
+
+def _own_advice(description: Mapping[str, Any], profile: HardwareProfile) -> Iterable[str]:
+    return () if profile.kind == "phone" else environment.advice(description)
 
 
 def _advice(description: Mapping[str, Any], profile: HardwareProfile, device: Device | None) -> Iterator[str]:
-    """Against what makes numbers noisy: of this machine, or of the phone that would compute in its place."""
-    if profile.kind == "phone":
-        advice, where = devices.advice(device) if device else [], "phone"
-    else:
-        advice, where = environment.advice(description), "machine"
-    if device or profile.kind != "phone":
-        yield f"noise: {len(advice)} things make this {where} noisy" if advice else f"noise: none found on this {where}"
+    """Against noise: on the device that would compute, and on this machine unless that is a phone."""
+    advice = [*(devices.advice(device) if device else ()), *_own_advice(description, profile)]
+    yield f"noise: {len(advice)} things make it noisy" if advice else "noise: nothing found"
     yield from (f"  - {line}" for line in advice)
     if os.environ.get("CI"):
         yield "  - this is a CI job: compare side by side in one job, never against numbers of another one"

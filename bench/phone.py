@@ -99,7 +99,8 @@ CONDITION = _script(
 def _sections(text: str) -> dict[str, str]:
     found: dict[str, list[str]] = {}
     name = ""
-    for line in text.splitlines():
+    readable = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # else no record could hold it
+    for line in readable.splitlines():
         if line.startswith(MARK):
             name = line[len(MARK) :].strip()
         else:
@@ -518,6 +519,9 @@ def obstacle(phone: Phone, condition: Condition, threads: int, power_mode: int =
     asleep = [cpu for cpu in pool if condition.online and cpu not in condition.online]
     if asleep and threads > len(pool) - len(asleep):
         return f"{threads} threads asked, {len(pool) - len(asleep)} {kind}cores are online (not {_listed(asleep)})"
+    wanted = cores_for(phone, Condition(), threads, power_mode)
+    if power_mode != UNBOUND and (missing := [cpu for cpu in wanted if cpu in asleep]):
+        return f"{threads} threads asked, which are bound to {_listed(wanted)} or to none: {_listed(missing)} is offline"
     return ""
 
 

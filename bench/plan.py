@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from bench.backends import KNOWN, BaseBackend
+from bench.backends import KNOWN, BaseBackend, settle
 from bench.catalog import HardwareProfile, ModelCard
 from bench.schema import Case, Frozen, Precision, Settings, Status
 
@@ -76,6 +76,8 @@ def make(
     for model, backend, precision, batch_size, threads in matrix:
         case = Case(model, backend, profile.name, precision, batch_size, threads)
         status, reason = _obstacle(case, by_name[model], profile, backends, missing, cpus)
+        if status == "ok" and (why := _obstacle_found(case, request, backends[backend], found or {})):
+            status, reason = "unavailable", why
         if status == "ok":
             cases.append(case)
         else:
@@ -110,3 +112,7 @@ def _obstacle(
     if case.threads > cpus:
         return "unavailable", f"{case.threads} threads asked, {cpus} CPUs may be used here"
     return "ok", ""
+
+
+def _obstacle_found(case: Case, request: Request, backend: BaseBackend, found: Mapping[str, Any]) -> str:
+    return backend.obstacle(case, settle(backend, request.options.get(backend.name, {})), found)

@@ -3,9 +3,11 @@
 Repetitions are fresh processes and the outer loop, so that drift spreads over cases instead of hiding in one.
 """
 
+import contextlib
 import random
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +16,8 @@ import msgspec
 from bench import admission, backends, cooling, stats, store
 from bench.backends import Setup
 from bench.errors import BenchError, Unavailable, Unsupported, UsageError
+from bench.gpu.selection import Gpu
+from bench.gpu.watch import Span, Watch, watching
 from bench.jobs import AnyAnswer, Measure, Measured, Problem
 from bench.plan import Plan
 from bench.prepare import Workshop, thread_environment
@@ -204,7 +208,8 @@ class Runner:
         backend = backends.get(case.backend)
         environ = thread_environment(case.threads) | backend.environment(options)
         job = Measure(setup=engine.setup, settings=self.settings, engine=engine.path, reference=engine.reference)
-        answer = self.workshop.ask(job, environ, cpus)
+        with self._watching() as watch:
+            answer = self.workshop.ask(job, environ, cpus)
         record = self._record(
             case,
             status="ok",
@@ -215,7 +220,20 @@ class Runner:
             requested={"threads": case.threads, "precision": case.precision, "cpus": list(cpus), "environ": environ},
             telemetry={"spent_ns": time.perf_counter_ns() - start},
         )
-        return _with_answer(record, answer)
+        record = _with_answer(record, _unnamed(answer, self.plan.found.get("serial", "")))
+        return _watched(record, watch) if watch and record.status == "ok" else record
+
+    def _watching(self) -> AbstractContextManager[Watch | None]:
+        """A GPU is looked at from here, since the worker had better do nothing else meanwhile."""
+        gpu = self.plan.found.get("gpu")
+        return watching(msgspec.convert(gpu, Gpu)) if gpu else contextlib.nullcontext()
+
+
+def _watched(record: Record, watch: Watch) -> Record:
+    start_ns, end_ns = record.telemetry["window_ns"]
+    copies = "end_to_end" in record.settings.intervals
+    seen, reasons = watch.judge(Span(start_ns, end_ns, record.telemetry["pid"], copies))
+    return msgspec.structs.replace(record, telemetry=record.telemetry | seen, validity=(*record.validity, *reasons))
 
 
 def rounds(cases: list[Case], finished: Callable[[Case], bool], chance: random.Random | None = None) -> Iterator[Case]:
@@ -262,6 +280,14 @@ def choose_cpus(available: tuple[int, ...], threads: int, repetition: int) -> tu
     choice = [cpu for cpu in available if cpu != 0] if len(available) > max(2, threads) else list(available)
     start = repetition * threads % len(choice)
     return tuple(sorted((choice[start:] + choice[:start])[:threads]))
+
+
+def _unnamed(answer: AnyAnswer, serial: str) -> AnyAnswer:
+    """Without the serial number of a phone, as records get published."""
+    if not serial or not isinstance(answer, Problem):
+        return answer
+    reason, log = (text.replace(serial, "…") for text in (answer.reason, answer.log))
+    return msgspec.structs.replace(answer, reason=reason, log=log)
 
 
 def _with_answer(record: Record, answer: AnyAnswer) -> Record:

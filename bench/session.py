@@ -51,7 +51,7 @@ def make_plan(request: Request) -> tuple[Plan, Device]:
     check_weights(request.settings.weights)
     device = devices.find(profile, environment.describe())
     missing = {
-        name: why_missing(backend, cards) or backend.lacking(profile, _options(request, backend), device.found)
+        name: why_missing(backend, cards) or devices.lacking(profile, device, backend, _options(request, backend))
         for name, backend in found.items()
     }
     return plan.make(request, cards, profile, found, missing, device.cpus, device.found), device
@@ -92,7 +92,7 @@ def start(request: Request, results: Path, command: tuple[str, ...], progress: P
     workshop = _workshop(request, progress)
     _read_own_models(planned, workshop)
     header = header_for(request, device.description, command, store.new_run_id())
-    with RunFile.create(results / request.device, header) as file:
+    with devices.held(device), RunFile.create(results / request.device, header) as file:
         try:
             return _run(planned, request, workshop, file, header, (), progress)
         except UsageError:
@@ -110,7 +110,7 @@ def resume(earlier: Run, command: tuple[str, ...], progress: Progress) -> Outcom
     workshop = _workshop(request, progress)
     _read_own_models(planned, workshop)
     header = header_for(request, device.description, command, first.run_id)
-    with RunFile.reopen(earlier.path, header) as file:
+    with devices.held(device), RunFile.reopen(earlier.path, header) as file:
         # Only now, under the file's lock, is it certain that nobody else is adding to it.
         return _run(planned, request, workshop, file, header, store.read(earlier.path).records, progress)
 
@@ -195,10 +195,7 @@ def _run(
 ) -> Outcome:
     options = {name: _options(request, backends.get(name)) for name in {case.backend for case in planned.cases}}
     runner = Runner(planned, request.settings, options, workshop, file, header, progress)
-    try:
-        return Outcome(path=file.path, run_id=header.run_id, records=runner.run(earlier))
-    finally:
-        devices.tidy(planned.profile)
+    return Outcome(path=file.path, run_id=header.run_id, records=runner.run(earlier))
 
 
 def preview(request: Request) -> Plan:

@@ -482,6 +482,14 @@ class TestPhone:
         assert phone.calls()[-3:-1] == ["svc power stayon false", "input keyevent 223"]
 
 
+@pytest.mark.parametrize(("ci", "kind"), [("true", pytest.fail.Exception), ("", pytest.skip.Exception)])
+def test_without_adb_tests_fail_in_ci_alone(tmp_path, monkeypatch, ci, kind):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CI", ci)
+    with pytest.raises(kind, match="no adb on PATH"):
+        AdbServer(tmp_path)
+
+
 def test_names_of_folders_are_this_hosts_and_never_the_same():
     names = {adb._name() for _ in range(100)}
     assert len(names) == 100

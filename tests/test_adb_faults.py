@@ -1,7 +1,6 @@
 """Each fault of a phone at each step of a session: no hang, no wrong answer, one line, and nothing left in the end."""
 
 import dataclasses
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -11,7 +11,7 @@ from bench.jobs import Measure, Measured
 from bench.prepare import Workshop, thread_environment
 from bench.schema import Case, Settings
 
-RUNTIMES = [name for name in backends.names() if backends.get(name).default]
+RUNTIMES = [name for name in backends.names() if backends.get(name).default and "cpu" in backends.get(name).kinds]
 NETWORKS = list({card.network: card for card in catalog.cards().values()}.values())
 # Of each family the one with the fewest multiply-accumulates.
 SMALLEST = {card.family: card for card in sorted(NETWORKS, key=lambda card: -(card.macs or 0))}

@@ -29,11 +29,12 @@ KNOWN = ("paddle", "paddle_tensorrt", "onnxruntime", "openvino", "tensorrt", "pa
 class Account(Frozen, frozen=True):
     """What a device that computes elsewhere says of a measurement, in place of what this process would see of itself.
 
-    `requested` and `telemetry` are added to the record's, `semantics` take the place of the usual ones.
+    `requested`, `effective` and `telemetry` are added to the record's, `semantics` take the place of the usual ones.
     """
 
     semantics: dict[str, str] = {}
     requested: dict[str, Any] = {}
+    effective: dict[str, Any] = {}
     telemetry: dict[str, Any] = {}
     validity: tuple[Validity, ...] = ()
 
@@ -153,8 +154,16 @@ class BaseBackend:
         """The runtime's version. Raises Unavailable with what to type where it can't serve `device`."""
         raise NotImplementedError
 
+    def stack(self, options: Mapping[str, str]) -> str:  # noqa: ARG002 - for those that override it
+        """What `bench/gpu/matrix.py` calls the runtime with these options."""
+        return self.name
+
     def lacking(self, device: HardwareProfile, options: Mapping[str, str], found: Mapping[str, Any]) -> str:  # noqa: ARG002
         """What the user must still bring for this device, told before anything is made; "" for nothing."""
+        return ""
+
+    def obstacle(self, case: Case, options: Mapping[str, str], found: Mapping[str, Any]) -> str:  # noqa: ARG002
+        """Why the device that was found would not run the case as asked; "" for no reason that is known."""
         return ""
 
     def inspect(self, source: Path) -> tuple[Input, ...]:

@@ -1,21 +1,44 @@
-"""ONNX Runtime. The execution provider follows from the device kind."""
+"""ONNX Runtime. The execution provider follows from the device kind, and on a GPU from an option, too.
 
+There it goes back to the CPU by itself, in many places and at most with a line in a log. So each of these is shut: the
+providers named, the retry in Python, the retry in the middle of a run; and where each node is computed is read back.
+"""
+
+import contextlib
+import importlib
+import importlib.util
+import json
+import tempfile
 from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from bench.artifacts import default_root, file_sha256, key_of
 from bench.backends import BaseBackend, Session, Setup, complaint
 from bench.catalog import HardwareProfile
-from bench.errors import EXPORT_AGAIN, Failed, Unavailable, UsageError
-from bench.schema import Input
+from bench.errors import EXPORT_AGAIN, Failed, Unavailable, Unsupported, UsageError
+from bench.gpu import causes
+from bench.overhear import standard_error
+from bench.schema import Input, Validity
+from bench.synchrony import unsynchronised
 
 if TYPE_CHECKING:
     from bench.backends import Arrays
 
-PROVIDERS = {"cpu": "CPUExecutionProvider"}
+CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
+PROVIDERS = {"cpu": CPU, "gpu": CUDA}
+#: the option `provider` → what must compute, and what may compute the nodes that it leaves; CPU alone is never named
+ON_GPU = {"cuda": (CUDA,), "tensorrt": (TENSORRT, CUDA)}
+#: workers are shown the GPU that is meant and no other
+GPU = 0
+WORKSPACE_BYTES = 1 << 30
 QUANTISED = ("QLinear", "Quantize", "Integer", "NBits")
+#: operators that make up the time of a network; others, such as those about shapes, belong on the CPU
+COMPUTING = ("Conv", "Gemm", "MatMul", "Attention", "LSTM", "GRU", "Pool", "Normalization")
+FLOAT16 = 10  # onnx.TensorProto.FLOAT16
 
 
 class OrtSession(Session):
@@ -76,6 +99,256 @@ def _precision(session: Any, operators: list[str]) -> str:
     return "fp32" if types == {"tensor(float)"} else ", ".join(sorted(types))
 
 
+class OrtGpuSession(Session):
+    """Inputs and outputs lie on the GPU at addresses that stay. Both ways to run return when the GPU is done: ONNX
+    Runtime waits for its stream at the end of each, unless it is told not to, which it isn't.
+
+    `nodes` are (provider, operator), `place` is ONNX Runtime's name for the kind of memory.
+    """
+
+    def __init__(self, session: Any, engine: Path, setup: Setup, nodes: list[tuple[str, str]], place: str) -> None:
+        self._session = session
+        self._engine = engine
+        self._setup = setup
+        self._nodes = nodes
+        self._place = place
+        self._binding = session.io_binding()
+        self._feeds: dict[str, Any] = {}
+        self._inputs: dict[str, Any] = {}
+        self._outputs: list[Any] = []
+        # The copies of `Session.run` have no fixed addresses, which a graph that was captured needs.
+        self._replays = setup.options["cuda_graph"] == "on"
+
+    def feed(self, inputs: "Arrays") -> None:
+        names = [node.name for node in self._session.get_inputs()]
+        self._feeds = dict(zip(names, inputs, strict=True))
+        try:
+            if self._inputs and all(
+                list(self._inputs[name].shape()) == list(each.shape) for name, each in self._feeds.items()
+            ):
+                self._copy_in()
+            else:
+                self._bind()
+            self._binding.synchronize_inputs()
+        except Exception as error:  # its exceptions share no base class of their own
+            raise self._broken_off(error) from error
+
+    def _bind(self) -> None:
+        from onnxruntime import OrtValue
+
+        self._binding.clear_binding_inputs()
+        self._binding.clear_binding_outputs()
+        self._inputs = {
+            name: OrtValue.ortvalue_from_numpy(array, self._place, GPU) for name, array in self._feeds.items()
+        }
+        for name, value in self._inputs.items():
+            self._binding.bind_ortvalue_input(name, value)
+        self._outputs = []
+        for node in self._session.get_outputs():
+            shape = _shape(node.shape, self._setup.case.batch_size)
+            value = OrtValue.ortvalue_from_shape_and_type(shape, _numpy_type(node.type), self._place, GPU)
+            self._binding.bind_ortvalue_output(node.name, value)
+            self._outputs.append(value)
+
+    def _copy_in(self) -> None:
+        for name, array in self._feeds.items():
+            self._inputs[name].update_inplace(array)
+
+    def run(self) -> None:
+        try:
+            self._session.run_with_iobinding(self._binding)
+        except Exception as error:
+            raise self._broken_off(error) from error
+
+    def fetch(self) -> "Arrays":
+        return [value.numpy() for value in self._outputs]
+
+    def end_to_end(self) -> "Arrays":
+        try:
+            if not self._replays:
+                return list(self._session.run(None, self._feeds))
+            self._copy_in()
+            self._session.run_with_iobinding(self._binding)
+            return self.fetch()
+        except Exception as error:
+            raise self._broken_off(error) from error
+
+    def _broken_off(self, error: Exception) -> Exception:
+        otherwise = Failed("ONNX Runtime broke off the inference", complaint(error, self._engine))
+        return causes.explained(str(error), otherwise)
+
+    def validity(self) -> tuple[Validity, ...]:
+        found = [Validity("misconfigured", misplaced) for misplaced in _misplaced(self._nodes, _wanted(self._setup))]
+        return (*found, *unsynchronised(self.run, self._binding.synchronize_outputs, self.clock))
+
+    def effective(self) -> dict[str, Any]:
+        """Where nodes are computed as the graph was divided up; options as the provider gives them back.
+
+        The TensorRT provider doesn't tell in which precision it computes, so `trt_fp16_enable` is all that is on record.
+        """
+        wanted = _wanted(self._setup)
+        given_back = self._session.get_provider_options().get(wanted, {})
+        told = {name: given_back[name] for name in _told(self._setup) if name in given_back}
+        facts: dict[str, Any] = {
+            "providers": dict(Counter(provider for provider, _ in self._nodes)),
+            "compute_nodes": dict(Counter(provider for provider, operator in self._nodes if _computes(operator))),
+            "provider_options": told,
+        }
+        if wanted == CUDA:
+            facts["tf32"] = given_back.get("use_tf32") not in ("0", None)
+            facts["precision"] = "fp16" if carries_fp16(self._engine) else _precision(self._session, self._operators)
+        return facts
+
+    @property
+    def _operators(self) -> list[str]:
+        return [operator for _, operator in self._nodes]
+
+    def close(self) -> None:
+        del self._binding, self._session
+        self._feeds, self._inputs, self._outputs = {}, {}, []
+
+
+def _wanted(setup: Setup) -> str:
+    return ON_GPU[setup.options["provider"]][0]
+
+
+def _computes(operator: str) -> bool:
+    return any(mark in operator for mark in COMPUTING)
+
+
+def _misplaced(nodes: list[tuple[str, str]], wanted: str) -> list[str]:
+    """What should have been computed by `wanted`, as "3 Conv on CPUExecutionProvider, not CUDAExecutionProvider"."""
+    counted = Counter((provider, kind) for provider, kind in nodes if provider != wanted and _computes(kind))
+    return [f"{count} {kind} on {provider}, not {wanted}" for (provider, kind), count in sorted(counted.items())]
+
+
+def _shape(shape: list[Any], batch_size: int) -> list[int]:
+    """An output's, with the batch where it is open. Raises Unsupported for one that leaves more than that open."""
+    first, *rest = [size if isinstance(size, int) and size > 0 else None for size in shape] or [None]
+    if None in rest:
+        raise Unsupported("an output's shape is not known before it is computed", f"it is {shape}")
+    return [first or batch_size, *(size for size in rest if size)]
+
+
+def _numpy_type(type_: str) -> Any:
+    """ONNX Runtime's "tensor(float)" as NumPy's."""
+    import numpy as np
+
+    name = type_.removeprefix("tensor(").removesuffix(")")
+    return np.dtype({"float": "float32", "double": "float64"}.get(name, name)).type
+
+
+def carries_fp16(model: Path) -> bool:
+    """Whether weights of an ONNX model are fp16. Its inputs may be fp32 none the less (`keep_io`)."""
+    import onnx
+
+    graph = onnx.load(model, load_external_data=False).graph
+    return any(weight.data_type == FLOAT16 for weight in graph.initializer)
+
+
+def _cuda_options(setup: Setup) -> dict[str, str]:
+    options = setup.options
+    return {
+        "device_id": str(GPU),
+        "cudnn_conv_algo_search": options["conv_search"].upper(),
+        "cudnn_conv_use_max_workspace": "1",
+        "use_tf32": _flag(options["tf32"]),
+        "enable_cuda_graph": _flag(options["cuda_graph"] if options["provider"] == "cuda" else "off"),
+    }
+
+
+def _tensorrt_options(engine: Path, setup: Setup) -> dict[str, str]:
+    """One fixed shape, so that the engine is made for the very batch; its caches are of this case alone."""
+    cache = str(_engine_cache(engine, setup))
+    shapes = _fixed_shapes(engine, setup)
+    return {
+        "device_id": str(GPU),
+        "trt_fp16_enable": _flag("on" if setup.case.precision == "fp16" else "off"),
+        "trt_max_workspace_size": str(WORKSPACE_BYTES),
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": cache,
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": cache,
+        "trt_cuda_graph_enable": _flag(setup.options["cuda_graph"]),
+        **({f"trt_profile_{which}_shapes": shapes for which in ("min", "opt", "max")} if shapes else {}),
+    }
+
+
+def _flag(choice: str) -> str:
+    return "1" if choice == "on" else "0"
+
+
+def _told(setup: Setup) -> list[str]:
+    """The options to put on record: not the folders, since records get published."""
+    cuda = ["device_id", "cudnn_conv_algo_search", "cudnn_conv_use_max_workspace", "use_tf32", "enable_cuda_graph"]
+    tensorrt = ["device_id", "trt_fp16_enable", "trt_max_workspace_size", "trt_cuda_graph_enable"]
+    return cuda if _wanted(setup) == CUDA else [*tensorrt, "trt_profile_opt_shapes"]
+
+
+def _engine_cache(engine: Path, setup: Setup) -> Path:
+    """A folder for all that an engine of TensorRT depends on: its own names in there cover neither weights nor GPU."""
+    import onnxruntime
+
+    gpu = setup.found.get("gpu", {})
+    parts = {
+        "model": file_sha256(engine),
+        "onnxruntime": onnxruntime.__version__,
+        "gpu": [str(gpu.get(name, "")) for name in ("name", "capability", "driver")],
+        "case": [setup.device.name, setup.case.precision, setup.case.batch_size, setup.options],
+    }
+    folder = default_root() / "onnxruntime_tensorrt" / key_of(parts)[:32]
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _fixed_shapes(engine: Path, setup: Setup) -> str:
+    """ "x:4x3x224x224" for each input that leaves a size open; "" where none does."""
+    found = []
+    for given in _inputs(engine):
+        if None in given.shape:
+            sizes = [setup.case.batch_size, *setup.input_shape]
+            found.append(f"{given.name}:{'x'.join(map(str, sizes))}")
+    return ",".join(found)
+
+
+def _inputs(source: Path) -> tuple[Input, ...]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(source, providers=[CPU])
+    return tuple(
+        Input(
+            name=node.name,
+            shape=tuple(size if isinstance(size, int) else None for size in node.shape),
+            type={"tensor(float)": "float32"}.get(node.type, node.type),
+        )
+        for node in session.get_inputs()
+    )
+
+
+def _load_libraries(onnxruntime: Any) -> None:
+    """Those of CUDA, cuDNN and TensorRT that came as Python packages, which lie where no loader looks."""
+    if hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()
+    if importlib.util.find_spec("tensorrt_libs"):
+        with contextlib.suppress(OSError, ImportError):  # whatever misses them says so better
+            importlib.import_module("tensorrt_libs")
+
+
+def _require_cuda(onnxruntime: Any) -> None:
+    """Raises the cause where one number can't be brought to the GPU, which takes CUDA, a driver and the GPU."""
+    import numpy as np
+
+    with standard_error() as log:
+        _load_libraries(onnxruntime)
+        try:
+            onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(1, np.float32), "cuda", GPU)
+            return
+        except Exception as raised:  # its exceptions share no base class of their own
+            error = raised
+    otherwise = Unavailable("ONNX Runtime can't use CUDA here", complaint(error, Path("-")), "see: bench doctor")
+    raise causes.explained(f"{log.text}\n{error}", otherwise) from error
+
+
 class Backend(BaseBackend):
     name = "onnxruntime"
     requires = ("onnxruntime",)
@@ -83,9 +356,25 @@ class Backend(BaseBackend):
     distributions = ("onnxruntime", "onnxruntime-gpu")
     source = "onnx"
     kinds = frozenset(PROVIDERS)
-    precisions = frozenset({"fp32"})
-    options = {"optimization": ("all", "extended", "basic", "off"), "spinning": ("on", "off")}
+    precisions = frozenset({"fp32", "fp16"})
+    options = {
+        "optimization": ("all", "extended", "basic", "off"),
+        "spinning": ("on", "off"),
+        "provider": ("cuda", "tensorrt"),
+        "tf32": ("off", "on"),
+        "conv_search": ("exhaustive", "heuristic", "default"),
+        "cuda_graph": ("off", "on"),
+    }
+    only = {"provider": "gpu", "tf32": "gpu", "conv_search": "gpu", "cuda_graph": "gpu"}
     plain = {"optimization": "off"}
+
+    def environment(self, options: Mapping[str, str]) -> dict[str, str]:
+        """The TensorRT provider has no option against TF32, only what NVIDIA's libraries read when they are loaded."""
+        without = options.get("provider") == "tensorrt" and options.get("tf32") == "off"
+        return {"NVIDIA_TF32_OVERRIDE": "0"} if without else {}
+
+    def stack(self, options: Mapping[str, str]) -> str:
+        return "onnxruntime_tensorrt" if options.get("provider") == "tensorrt" else self.name
 
     def probe(self, device: HardwareProfile) -> str:
         onnxruntime = self.runtime(device)
@@ -94,47 +383,120 @@ class Backend(BaseBackend):
             raise Unavailable(
                 f"ONNX Runtime {onnxruntime.__version__} has no {wanted}",
                 f"it has {', '.join(available)}",
-                f"install one that has: {self.install}",
+                f"install one that has: {self.install if device.here else causes.ONNXRUNTIME}",
             )
+        if device.kind == "gpu":
+            _require_cuda(onnxruntime)
         return str(onnxruntime.__version__)
 
     def inspect(self, source: Path) -> tuple[Input, ...]:
-        import onnxruntime
-
         try:
-            session = onnxruntime.InferenceSession(source, providers=[PROVIDERS["cpu"]])
+            return _inputs(source)
         except Exception as error:  # its exceptions share no base class of their own
             raise UsageError(f"ONNX Runtime cannot read {source}", complaint(error, source), EXPORT_AGAIN) from error
-        return tuple(
-            Input(
-                name=node.name,
-                shape=tuple(size if isinstance(size, int) else None for size in node.shape),
-                type={"tensor(float)": "float32"}.get(node.type, node.type),
-            )
-            for node in session.get_inputs()
-        )
 
     def open(self, engine: Path, setup: Setup) -> Session:
+        _refuse_precision(engine, setup)
+        settings = _settings(setup)
+        if setup.device.kind == "gpu":
+            return _open_on_gpu(engine, setup, settings)
         import onnxruntime
 
-        self.refuse_precision(setup.case)
-        settings = onnxruntime.SessionOptions()
-        settings.intra_op_num_threads = setup.case.threads
-        settings.inter_op_num_threads = 1
-        settings.log_severity_level = 3
-        settings.graph_optimization_level = {
-            "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
-            "extended": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
-            "basic": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
-            "off": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
-        }[setup.options["optimization"]]
-        spinning = "1" if setup.options["spinning"] == "on" else "0"
-        settings.add_session_config_entry("session.intra_op.allow_spinning", spinning)
-        settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         process = psutil.Process()
         others = process.num_threads() - 1  # the calling thread works, too
         try:
-            session = onnxruntime.InferenceSession(engine, settings, providers=[PROVIDERS[setup.device.kind]])
+            session = onnxruntime.InferenceSession(engine, settings, providers=[CPU])
         except Exception as error:  # its exceptions share no base class of their own
             raise Failed(f"ONNX Runtime cannot open {engine.name}", complaint(error, engine)) from error
         return OrtSession(session, process.num_threads() - others)
+
+
+def _refuse_precision(engine: Path, setup: Setup) -> None:
+    """fp16 is the TensorRT provider's own, or the model's: the CUDA provider keeps to the graph's types."""
+    precision, kind = setup.case.precision, setup.device.kind
+    if precision not in ("fp32", "fp16") or (precision == "fp16" and kind == "cpu"):
+        raise Unsupported(f"onnxruntime runs fp32 on a {kind}", f"not {precision}")
+    if kind == "gpu" and setup.options["provider"] == "cuda" and precision == "fp16" and not carries_fp16(engine):
+        raise Unsupported(
+            "ONNX Runtime's CUDA provider computes in the types of the graph",
+            f"{engine.name} has no fp16 weights",
+            "give a model converted to fp16 with fp32 inputs, or type: --set onnxruntime.provider=tensorrt",
+        )
+
+
+def _settings(setup: Setup) -> Any:
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = setup.case.threads
+    settings.inter_op_num_threads = 1
+    settings.log_severity_level = 3
+    settings.graph_optimization_level = {
+        "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
+        "extended": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+        "basic": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+        "off": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    }[setup.options["optimization"]]
+    spinning = "1" if setup.options["spinning"] == "on" else "0"
+    settings.add_session_config_entry("session.intra_op.allow_spinning", spinning)
+    settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    return settings
+
+
+def _open_on_gpu(engine: Path, setup: Setup, settings: Any) -> Session:
+    import onnxruntime
+
+    _require_cuda(onnxruntime)
+    options = {CUDA: _cuda_options(setup)}
+    if _wanted(setup) == TENSORRT:
+        options = {TENSORRT: _tensorrt_options(engine, setup), **options}
+    providers = list(options.items())
+    session = _session(engine, settings, providers)
+    nodes = _nodes(session)
+    if not nodes:  # an older one tells it of a session that is profiled, which therefore can't be the one that is timed
+        nodes = _profiled(lambda: _session(engine, _profiling(setup), providers), setup)
+    return OrtGpuSession(session, engine, setup, nodes, "cuda")
+
+
+def _session(engine: Path, settings: Any, providers: list[tuple[str, dict[str, str]]]) -> Any:
+    """Raises Unavailable, or what else is behind it, where anything but the first of `providers` would compute."""
+    import onnxruntime
+
+    wanted = providers[0][0]
+    error: Exception | None = None
+    with standard_error() as log:
+        try:
+            # Without enable_fallback=0 it would print a banner, try again on the CPU and succeed.
+            session = onnxruntime.InferenceSession(engine, settings, providers=providers, enable_fallback=0)
+            session.disable_fallback()  # nor may a run that fails rebuild it
+        except Exception as raised:  # its exceptions share no base class of their own
+            error = raised
+    if error is not None:
+        otherwise = Failed(f"ONNX Runtime cannot open {engine.name}", complaint(error, engine))
+        raise causes.explained(f"{log.text}\n{error}", otherwise) from error
+    if (there := session.get_providers())[:1] != [wanted]:
+        otherwise = Unavailable(f"ONNX Runtime left {wanted} out", f"it has {', '.join(there)}", "see: bench doctor")
+        raise causes.explained(log.text, otherwise)
+    return session
+
+
+def _profiling(setup: Setup) -> Any:
+    settings = _settings(setup)
+    settings.enable_profiling = True
+    settings.profile_file_prefix = str(Path(tempfile.mkdtemp()) / "nodes")
+    return settings
+
+
+def _profiled(opened: Callable[[], Any], setup: Setup) -> list[tuple[str, str]]:
+    """(provider, operator) of each node that one inference of a profiled session executes."""
+    import numpy as np
+
+    session = opened()
+    image = np.zeros([setup.case.batch_size, *setup.input_shape], np.float32)
+    session.run(None, {node.name: image for node in session.get_inputs()})
+    file = Path(session.end_profiling())
+    events = json.loads(file.read_text(encoding="utf-8"))
+    file.unlink()
+    file.parent.rmdir()
+    facts = [event.get("args", {}) for event in events if event.get("cat") == "Node"]
+    return [(each["provider"], each["op_name"]) for each in facts if "provider" in each and "op_name" in each]

@@ -1,21 +1,27 @@
 """Paddle Inference. On a CPU it is slow unless oneDNN is asked for, so it is, and proved to be on."""
 
-import contextlib
 import ctypes
-import math
 import os
-import re
-import struct
-import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
-from bench.backends import BaseBackend, Session, Setup, complaint
+from bench.backends import BaseBackend, Session, Setup
 from bench.catalog import HardwareProfile
 from bench.errors import EXPORT_AGAIN, Failed, UsageError
+from bench.overhear import redirected
+from bench.paddle_inference import (
+    PLACE,
+    GpuPredictor,
+    config_of,
+    predictor_of,
+    require_gpu,
+    said,
+    use_gpu,
+    versions_of,
+)
 from bench.schema import Input
 
 if TYPE_CHECKING:
@@ -88,7 +94,7 @@ def onednn_primitives(run: Callable[[], object]) -> list[tuple[str, str]] | None
     if library is None:
         return None
     with tempfile.TemporaryFile() as log:
-        with _stdout_to(log.fileno()):
+        with redirected(1, log.fileno()):
             if library.dnnl_set_verbose(1) != 0:
                 return None
             try:
@@ -118,89 +124,12 @@ def _onednn() -> Any:
     return ctypes.CDLL(str(libraries[0])) if libraries else None
 
 
-@contextlib.contextmanager
-def _stdout_to(descriptor: int) -> Iterator[None]:
-    """The process's standard output, C library's included, goes to `descriptor`."""
-    libc = ctypes.CDLL(None)
-    sys.stdout.flush()
-    libc.fflush(None)
-    saved = os.dup(1)
-    os.dup2(descriptor, 1)
-    try:
-        yield
-    finally:
-        libc.fflush(None)
-        os.dup2(saved, 1)
-        os.close(saved)
+class GpuSession(GpuPredictor, Session):
+    """On a GPU, without TensorRT."""
 
-
-def require_whole(parameters: Path) -> None:
-    """Raises Failed for a `.pdiparams` file that ends inside a tensor: Paddle computes on with what lies in memory.
-
-    Whether all the tensors are there that the model needs, Paddle finds out by itself.
-    """
-    try:
-        size, end = parameters.stat().st_size, 0
-        with parameters.open("rb") as file:
-            while end < size:
-                file.seek(end)
-                length = _length_of_values(file)
-                if length is None:
-                    return
-                end = file.tell() + length
-    except OSError as error:
-        raise Failed(f"cannot read {parameters.name}", error.strerror or str(error), EXPORT_AGAIN) from error
-    except EOFError:
-        end = size + 1
-    if end > size:
-        raise Failed(f"{parameters.name} is damaged", f"its {size} bytes end inside a tensor", EXPORT_AGAIN)
-
-
-# Bytes of a value, by the number that Paddle's VarType gives its type.
-WIDTHS = {0: 1, 1: 2, 2: 4, 3: 8, 4: 2, 5: 4, 6: 8, 20: 1, 21: 1, 22: 2}
-
-
-def _length_of_values(file: BinaryIO) -> int | None:
-    """How many bytes of values follow the header of a tensor, which is read; None for a header of another layout.
-
-    It holds a version, levels of detail, a version and the length of a description: a protobuf message of nothing but
-    integers, the type as field 1 and each dimension as field 2.
-    """
-    *known, length = struct.unpack("<IQIi", _exactly(file, 20))
-    if any(known) or not 0 < length <= 1000:
-        return None
-    numbers = _varints(_exactly(file, length))
-    fields = list(zip(numbers[::2], numbers[1::2], strict=False))
-    types = [value for key, value in fields if key == 1 << 3]
-    shape = [value for key, value in fields if key == 2 << 3]
-    if len(types) != 1 or types[0] not in WIDTHS or len(numbers) != 2 * (len(types) + len(shape)):
-        return None
-    return math.prod(shape) * WIDTHS[types[0]]
-
-
-def _exactly(file: BinaryIO, size: int) -> bytes:
-    data = file.read(size)
-    if len(data) < size:
-        raise EOFError
-    return data
-
-
-def _varints(data: bytes) -> list[int]:
-    """Seven bits a byte, the lowest first; the eighth says that more follow."""
-    numbers, shift = [0], 0
-    for byte in data:
-        numbers[-1] |= (byte & 0x7F) << shift
-        shift += 7
-        if byte < 0x80:
-            numbers.append(0)
-            shift = 0
-    return numbers[:-1]
-
-
-def _said(error: Exception, file: Path) -> str:
-    """Of Paddle's many lines the one that says what was wrong, without the place in its source code."""
-    lines = [line for line in str(error).splitlines() if re.match(r"\([A-Z]\w+\) ", line)]
-    return re.sub(r" \(at /\S+:\d+\)$", "", complaint(RuntimeError(lines[0]) if lines else error, file))
+    def effective(self) -> dict[str, Any]:
+        """Paddle can't say in which precision its kernels compute."""
+        return {"place": PLACE, **versions_of(self._paddle)}
 
 
 class Backend(BaseBackend):
@@ -209,18 +138,28 @@ class Backend(BaseBackend):
     install = "pip install paddlepaddle setuptools"
     distributions = ("paddlepaddle", "paddlepaddle-gpu")
     source = "paddle"
-    kinds = frozenset({"cpu"})
+    kinds = frozenset({"cpu", "gpu"})
     precisions = frozenset({"fp32"})
-    options = {"onednn": ("on", "off"), "eager_delete": ("off", "on"), "memory_optim": ("on", "off")}
+    options = {
+        "onednn": ("on", "off"),
+        "eager_delete": ("off", "on"),
+        "memory_optim": ("on", "off"),
+        "tf32": ("off", "on"),
+    }
+    only = {"onednn": "cpu", "eager_delete": "cpu", "tf32": "gpu"}
     plain = {"onednn": "off"}
 
     def environment(self, options: Mapping[str, str]) -> dict[str, str]:
-        """Paddle 3's executor frees tensors in a second thread, at a cost of hundreds of page faults an inference;
-        -1 keeps them. `eager_delete=on` measures what a user gets who does not know the flag."""
-        return {} if options["eager_delete"] == "on" else {"FLAGS_eager_delete_tensor_gb": "-1"}
+        """Paddle 3's executor frees tensors in a second thread, at a cost of hundreds of page faults an inference on a
+        CPU; -1 keeps them. `eager_delete=on` measures what a user gets who does not know the flag."""
+        environ = {"FLAGS_eager_delete_tensor_gb": "-1"} if options.get("eager_delete") == "off" else {}
+        return environ | ({"NVIDIA_TF32_OVERRIDE": "0"} if options.get("tf32") == "off" else {})
 
     def probe(self, device: HardwareProfile) -> str:
-        return str(self.runtime(device).__version__)
+        paddle = self.runtime(device)
+        if device.kind == "gpu":
+            require_gpu(paddle)
+        return str(paddle.__version__)
 
     def inspect(self, source: Path) -> tuple[Input, ...]:
         if source.suffix == ".pdmodel":
@@ -230,7 +169,7 @@ class Backend(BaseBackend):
         try:
             specs = paddle.jit.load(str(source.with_suffix("")))._input_spec()
         except Exception as error:  # it raises what its C++ side throws
-            raise UsageError(f"Paddle cannot read {source}", _said(error, source), EXPORT_AGAIN) from error
+            raise UsageError(f"Paddle cannot read {source}", said(error, source), EXPORT_AGAIN) from error
         return tuple(
             Input(
                 name=spec.name,
@@ -241,25 +180,27 @@ class Backend(BaseBackend):
         )
 
     def open(self, engine: Path, setup: Setup) -> Session:
-        from paddle import inference
-
         self.refuse_precision(setup.case)
-        parameters = engine.with_suffix(".pdiparams")
-        require_whole(parameters)
-        config = inference.Config(str(engine), str(parameters))
+        config = config_of(engine)
         config.disable_glog_info()
+        if setup.options["memory_optim"] == "on":
+            config.enable_memory_optim()
+        if setup.device.kind == "gpu":
+            return _on_gpu(config, engine)
         config.set_cpu_math_library_num_threads(setup.case.threads)
         if setup.options["onednn"] == "on":
             config.enable_mkldnn()
         else:
             config.disable_mkldnn()
-        if engine.suffix == ".json":
-            # Without both, memory_optim fails on a .json model (`Not find predictor_id 0`).
-            config.enable_new_ir(True)
-            config.enable_new_executor(True)
-        if setup.options["memory_optim"] == "on":
-            config.enable_memory_optim()
         try:
             return PaddleSession(config)
         except (RuntimeError, ValueError, OSError) as error:
-            raise Failed(f"Paddle cannot open {engine.name}", _said(error, engine)) from error
+            raise Failed(f"Paddle cannot open {engine.name}", said(error, engine)) from error
+
+
+def _on_gpu(config: Any, engine: Path) -> Session:
+    import paddle
+
+    require_gpu(paddle)
+    use_gpu(config)
+    return GpuSession(predictor_of(config, engine)[0], engine)

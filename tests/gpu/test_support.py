@@ -302,8 +302,7 @@ def test_bindings_are_no_newer_than_the_driver():
     gpu = Gpu(index=0, name="T4", capability=TURING, driver="535.183.01", cuda_driver=(12, 2))
     versions = {"tensorrt-cu12": "10.16.1.11", "cuda-bindings": "13.4.4"}
     assert support.obstacle(gpu, "tensorrt", versions) == (
-        "cuda-bindings 13.4.4 holds a runtime of CUDA 13; the driver of T4 has CUDA 12.2; "
-        "install 'cuda-bindings==12.*'"
+        "cuda-bindings 13.4.4 holds a runtime of CUDA 13; the driver of T4 has CUDA 12.2; install 'cuda-bindings==12.*'"
     )
     assert support.obstacle(gpu, "tensorrt", {**versions, "cuda-bindings": "12.9.10"}) == ""
     assert support.obstacle(gpu, "onnxruntime", {"onnxruntime-gpu": "1.26.0", "cuda-bindings": "13.4.4"}) == ""
@@ -363,7 +362,7 @@ def test_profiles_have_their_recipe():
 
 def pins(text):
     """What a command or a list of requirements pins, by name, without extras."""
-    return {name: version for name, version in re.findall(r"([\w-]+)(?:\[[\w,]+\])?==([\w.]+)", text)}
+    return dict(re.findall(r"([\w-]+)(?:\[[\w,]+\])?==([\w.]+)", text))
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)

@@ -31,6 +31,11 @@ done
 echo ready
 exec chroot "$tree" cat
 """
+WRITERS = ("chmod", "cp", "mkdir", "mv", "rm", "rmdir", "touch")
+REFUSAL = """#!/bin/sh
+echo "${0##*/}: $*: Read-only file system" >&2
+exit 1
+"""
 
 
 class Namespace(Protocol):
@@ -86,7 +91,7 @@ class Mounted:
 
 
 class Rewritten:
-    """Knows only the paths that stand in the command itself; a shell's redirection may write where it is read-only."""
+    """Knows only the paths that stand in the command itself. Where it is read-only, the usual tools say so."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -97,8 +102,12 @@ class Rewritten:
         return ["/bin/sh", "-c", self._path.sub(lambda _: str(self._root), command)]
 
     def set_read_only(self, read_only: bool) -> None:
-        folder = self._root / "data/local/tmp"
-        folder.chmod(0o555 if read_only else 0o777)
+        for name in WRITERS:
+            tool = self._root / "system/bin" / name
+            tool.unlink(missing_ok=True)
+            if read_only:
+                tool.write_text(REFUSAL)
+                tool.chmod(0o755)
 
     def close(self) -> None:
         pass

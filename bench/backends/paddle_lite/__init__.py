@@ -4,9 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from bench import phone
 from bench.backends import BaseBackend, Home, Session, Setup
 from bench.catalog import HardwareProfile
 from bench.errors import BenchError, Failed, Unsupported
+from bench.phone import Condition, Phone
+from bench.schema import Case
 
 #: what opt converts for, by the kind of device; some phones are emulators, and then it is for this machine's CPU
 TARGETS = {"cpu": "x86", "phone": "arm"}
@@ -42,8 +47,15 @@ class Backend(BaseBackend):
         try:
             on_phone.find_tool(options, found["phone"]["abis"])
         except BenchError as error:
-            return str(error)
+            return str(error).replace(str(Path.home()), "~")  # records get published
         return ""
+
+    def obstacle(self, case: Case, options: Mapping[str, str], found: Mapping[str, Any]) -> str:
+        """Too few cores of the kind asked for: Paddle Lite would use fewer, or any, and not say so."""
+        if "phone" not in found:
+            return ""
+        seen, start = msgspec.convert((found["phone"], found["start"]), tuple[Phone, Condition], strict=False)
+        return phone.obstacle(seen, start, case.threads, int(options["power_mode"]))
 
     def variant(self, setup: Setup) -> dict[str, str]:
         return {"target": _target(setup), "precision": setup.case.precision}

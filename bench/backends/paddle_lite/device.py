@@ -6,8 +6,7 @@ import shlex
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,7 +15,9 @@ import msgspec
 from bench import adb, cooling, phone
 from bench.backends import Account, Session, Setup
 from bench.backends.paddle_lite import report, tool
+from bench.backends.paddle_lite.report import Task
 from bench.backends.paddle_lite.tool import Asked, Tool
+from bench.environment import cpu_list
 from bench.errors import Failed, Unavailable, Unsupported, last_line
 from bench.phone import Condition
 from bench.schema import Interval, Measurement, Samples, Settings
@@ -33,10 +34,12 @@ STARTS = 3
 WARMUP = 10
 LEAST_REPEATS, MOST_REPEATS = 10, 1000
 SHARE_OF_BUDGET = 0.1
-RUN_TIMEOUT_S = 120.0
+# Limits of one call: a question, a copy, a start of the tool.
+ASK_S, COPY_S, RUN_S = 30.0, 300.0, 120.0
 MOST_WAIT_S = 180.0
-# Enough for the looks of `_look_at_work`, after which it is ended.
-LOOK_S, PAUSE_S = 20.0, 0.4
+# Enough for the looks of `_look_at_work`, after which it is ended: later inferences are up to ten times as fast as the
+# first one, by which this is reckoned.
+LOOK_S, PAUSE_S = 60.0, 0.4
 NEXT = "@@@ next"
 # Of the mean and deviation that the tool prints with six digits.
 OUTPUT_TOLERANCE = 1e-4
@@ -48,7 +51,7 @@ Outputs = tuple[tuple[tuple[int, ...], float, float], ...]
 
 
 class Start(NamedTuple):
-    """What one start of the tool came to; times in nanoseconds."""
+    """What one start of the tool came to; times in nanoseconds. `tasks` are its threads, where it tells of them."""
 
     load_ns: int
     first_ns: int
@@ -56,9 +59,10 @@ class Start(NamedTuple):
     loops: int
     warmup_ns: tuple[int, ...]
     outputs: Outputs
+    tasks: tuple[Task, ...] = ()
 
 
-def find_tool(options: dict[str, str], abis: Sequence[str]) -> Tool:
+def find_tool(options: Mapping[str, str], abis: Sequence[str]) -> Tool:
     """The tool that the options or the environment name. Raises Unavailable without one that runs on such a phone."""
     place = options["tool"] or os.environ.get(PLACE_VARIABLE, "")
     if not place:
@@ -73,46 +77,54 @@ class DeviceSession(Session):
         self._setup = setup
         self._losses = 0
         self._account = Account()
+        self._fed = b""
         with contextlib.ExitStack() as opening:
             self._scratch = Path(opening.enter_context(tempfile.TemporaryDirectory()))
-            self._adb = adb.choose()
+            self._adb = adb.choose(setup.found.get("serial", ""), ASK_S)
             self._phone = phone.look(self._read)
             _refuse_another(self._phone, setup.found)
-            self._folder = opening.enter_context(self._adb.folder())
+            self._folder = opening.enter_context(self._adb.folder(ASK_S))
             self._tool = self._push_tool(find_tool(setup.options, self._phone.abis))
             self._model = f"{self._folder}/{engine.name}"
-            self._adb.push(engine, self._model)
+            self._adb.push(engine, self._model, COPY_S)
             self._closing = opening.pop_all()
 
     def _read(self, script: str) -> str:
         """What a script prints; "" where it fails, as files of a phone may be denied."""
-        return self._adb.shell(script, retry=True).out
+        return self._adb.shell(script, ASK_S, retry=True).out
 
     def _push_tool(self, found: Tool) -> Tool:
         self._program = f"{self._folder}/{found.kind}"
         for file in (found.path, *found.libraries):
             to = self._program if file == found.path else f"{self._folder}/{Path(file).name}"
-            self._adb.push(Path(file), to)
-        self._adb.read(["chmod", "755", self._program])
+            self._adb.push(Path(file), to, COPY_S)
+        self._adb.read(["chmod", "755", self._program], ASK_S)
         if found.kind == tool.OURS:
             return found
-        return tool.speaking(found, self._adb.shell(self._command(["--help"]), retry=True).out)
+        answer = self._adb.shell(self._command(["--help"]), ASK_S, retry=True)
+        if not answer.out.strip():  # of a library that it lacks, the phone's linker says so on the other stream
+            raise Failed(f"{found.kind} does not start on the phone", _last(answer.err), log=_readable(answer.err))
+        return tool.speaking(found, _readable(answer.out))
 
     def _command(self, arguments: Sequence[str]) -> str:
-        words = shlex.join([self._program, *arguments])
-        return f"cd {shlex.quote(self._folder)} && LD_LIBRARY_PATH={shlex.quote(self._folder)} {words}"
+        """In place of the shell that is told it, so that a job's process is the tool's, not that of a shell above."""
+        folder = shlex.quote(self._folder)
+        return f"cd {folder} && export LD_LIBRARY_PATH={folder} && exec {shlex.join([self._program, *arguments])}"
 
     def feed(self, inputs: "Arrays") -> None:
         import numpy as np
 
-        file = self._scratch / "input"
         (array,) = inputs
+        if (content := array.tobytes()) == self._fed:
+            return
+        file = self._scratch / "input"
         if self._tool.kind == tool.OURS:
             array.astype(np.float32).tofile(file)
         else:
             np.savetxt(file, array.reshape(1, -1), fmt="%.9g")  # as many digits as tell any two of float32 apart
-        self._shape = array.shape
-        self._adb.push(file, f"{self._folder}/input")
+        self._shape, self._fed = array.shape, b""
+        self._adb.push(file, f"{self._folder}/input", COPY_S)
+        self._fed = content
 
     def run(self) -> None:
         self._last = self._start(warmup=0, repeats=1, output=True)
@@ -123,10 +135,10 @@ class DeviceSession(Session):
         if len(self._last.outputs) != 1:
             raise Unsupported(f"the model has {len(self._last.outputs)} outputs", "one can be checked on a phone")
         file = self._scratch / "output"
-        self._adb.pull(f"{self._folder}/output", file)
+        self._adb.pull(f"{self._folder}/output", file, COPY_S)
         try:
             binary = self._tool.kind == tool.OURS
-            values = np.fromfile(file, np.float32) if binary else np.loadtxt(file, np.float32, ndmin=1)
+            values = np.fromfile(file, np.float32) if binary else np.array(file.read_text().split(), np.float32)
             return [values.reshape(self._last.outputs[0][0])]
         except ValueError as error:
             raise Failed(f"the output of {self._tool.kind} cannot be read", last_line(error)) from error
@@ -135,11 +147,11 @@ class DeviceSession(Session):
         return {"compute": self.run}
 
     def effective(self) -> dict[str, Any]:
-        """The tool, by its hash and version, and the cores that its threads were seen to be bound to."""
+        """The tool, by its hash and version; what its threads did is known after `measure`."""
         return {"tool": self._tool.kind, "tool_sha256": self._tool.sha256, "tool_version": self._version()}
 
     def _version(self) -> str:
-        return tool.version(self._adb.shell(self._command(["--version"]), retry=True).out)
+        return tool.version(_readable(self._read(self._command(["--version"]))))
 
     def measure(
         self,
@@ -150,25 +162,22 @@ class DeviceSession(Session):
         """Several starts of the tool on the last input fed, with looks at the phone before, between and after."""
         if settings.intervals != ("compute",):
             raise Unsupported(f"{self._tool.kind} times compute alone", f"asked for {', '.join(settings.intervals)}")
-        expected = self._last.outputs
         warmup = WARMUP if settings.warmup is None else settings.warmup
         repeats = settings.iterations or self._repeats(settings)
+        limit_s = max(RUN_S, settings.timeout_s / STARTS)
         waited = self._cooled(settings)
         before = phone.condition(self._read)
-        affinity, during = self._look_at_work(self._last.samples_ns[0])
+        self._refuse_fewer_cores(before)
+        last = self._last
+        affinity, during = self._look_at_work(last.samples_ns[0])
         starts = []
         for _ in range(STARTS):
-            starts.append(self._start(warmup, repeats))
-            _require_same(starts[-1].outputs, expected)
-            during.append(phone.glance(self._read))
+            starts.append(self._start(warmup, repeats, limit_s=limit_s))
+            _require_same(starts[-1].outputs, last.outputs)
+            during.append(self._rest())
         after = phone.condition(self._read)
-        self._account = self._account_of(before, during, after, waited, affinity)
-        samples = Samples(
-            samples_ns=tuple(sample for start in starts for sample in start.samples_ns),
-            warmup_ns=tuple(sample for start in starts for sample in start.warmup_ns),
-            loops=starts[0].loops,
-        )
-        return Measurement({"compute": samples}, starts[0].load_ns, starts[0].first_ns, timer="device")
+        self._account = self._account_of(before, during, after, waited, affinity, starts[-1].tasks)
+        return _measurement(starts)
 
     def account(self) -> Account | None:
         return self._account
@@ -186,16 +195,28 @@ class DeviceSession(Session):
         limit_s = min(MOST_WAIT_S, settings.timeout_s / 3)
         return cooling.wait_until_cool(lambda: phone.condition(self._read), start, limit_s, time.sleep, time.monotonic)
 
+    def _refuse_fewer_cores(self, before: Condition) -> None:
+        threads = self._setup.case.threads
+        if obstacle := phone.obstacle(self._phone, before, threads, self._power_mode):
+            raise Unavailable(obstacle, "", "let it cool, wake it, or restart it")
+
+    def _rest(self) -> Condition:
+        """A glance between two starts: at heat and caps, as clocks are low again in milliseconds and say nothing."""
+        return msgspec.structs.replace(phone.glance(self._read), khz={})
+
     def _look_at_work(self, latency_ns: int) -> tuple[dict[int, tuple[int, ...]], list[Condition]]:
         """Where its threads may run, and clocks and heat, while a start that isn't timed is at work."""
         repeats = max(1, round(LOOK_S * 1e9 / latency_ns))
         looking = "; ".join(f"sleep {PAUSE_S}; echo '{NEXT}'; {phone.GLANCE}" for _ in range(cooling.LEAST_GLANCES))
         script = (
-            f"{self._command(tool.arguments(self._tool, self._asked(0, repeats)))} >/dev/null 2>&1 & p=$!; "
-            f"{looking}; echo '{NEXT}'; cat /proc/$p/task/*/status; kill $p; wait $p"
+            f"{{ {self._command(tool.arguments(self._tool, self._asked(0, repeats)))}; }} >/dev/null 2>&1 & p=$!; "
+            f"{looking}; echo '{NEXT}'; cat /proc/$p/task/*/status; kill -KILL $p; wait $p; :"
         )
-        _, *parts = self._shell(script).out.split(NEXT + "\n")
-        return phone.affinity(parts[-1]), [phone.glance(partial(_text, part)) for part in parts[:-1]]
+        _, *parts = self._shell(script, RUN_S).out.split(NEXT + "\n")
+        threads = parts.pop() if parts else ""
+        if "State:\tZ" in threads:  # it has ended, and only its parent doesn't know yet
+            return {}, []
+        return phone.affinity(threads), [phone.glance(_said(part)) for part in parts]
 
     def _account_of(
         self,
@@ -203,9 +224,12 @@ class DeviceSession(Session):
         during: list[Condition],
         after: Condition,
         waited: cooling.Waited,
-        affinity: dict[int, tuple[int, ...]],
+        seen: dict[int, tuple[int, ...]],
+        tasks: tuple[Task, ...],
     ) -> Account:
+        """`tasks`, told by the tool itself of what was timed, go before `seen`, which was of a start beside it."""
         case = self._setup.case
+        affinity = {task.id: cpus for task in tasks if (cpus := cpu_list(task.allowed))} or seen
         cores = phone.cores_for(self._phone, before, case.threads, self._power_mode)
         work = cooling.Work(threads=case.threads, cores=cores, affinity=affinity)
         told = {
@@ -213,9 +237,9 @@ class DeviceSession(Session):
             "during": [phone.facts(each) for each in during],
             "after": phone.facts(after),
             "waited_s": waited.seconds,
-            "affinity": {str(thread): list(cpus) for thread, cpus in affinity.items()},
             "connection_losses": self._losses,
         }
+        threads = {"affinity": {str(thread): list(cpus) for thread, cpus in affinity.items()}}
         each = "each inference" if self._tool.kind == tool.OURS else "a mean of as many as its loops say"
         return Account(
             semantics={
@@ -223,6 +247,7 @@ class DeviceSession(Session):
                 f"{each}, the input set once"
             },
             requested={"cpus": list(cores), "power_mode": self._power_mode},
+            effective=threads | ({"tasks": msgspec.to_builtins(tasks)} if tasks else {}),
             telemetry={"phone": told},
             validity=cooling.deviations(self._phone, work, before, during, after, waited),
         )
@@ -245,11 +270,11 @@ class DeviceSession(Session):
             result_path=f"{self._folder}/result" if self._tool.dialect.result else None,
         )
 
-    def _start(self, warmup: int, repeats: int, output: bool = False) -> Start:
-        """One start, and what it printed. Raises Failed for anything in doubt."""
+    def _start(self, warmup: int, repeats: int, output: bool = False, limit_s: float = RUN_S) -> Start:
+        """One start, and what it printed, in files of its own. Raises Failed for anything in doubt."""
         asked = self._asked(warmup, repeats, output)
-        command = self._command(tool.arguments(self._tool, asked))
-        answer = self._shell(f"rm -f {shlex.quote(self._folder)}/result; {command}")
+        old = shlex.join(["rm", "-f", f"{self._folder}/result", f"{self._folder}/output"])
+        answer = self._shell(f"{old}; {self._command(tool.arguments(self._tool, asked))}", limit_s)
         if answer.code:
             raise Failed(
                 f"{self._tool.kind} {_end(answer.code)}", _last(answer.err or answer.out), log=answer.out + answer.err
@@ -258,19 +283,20 @@ class DeviceSession(Session):
             run = report.parse_samples(answer.out)
             report.check_samples(run, asked)
             return _of_run(run)
-        copy = self._adb.read(["cat", f"{self._folder}/result"])
+        copy = _readable(self._adb.read(["cat", f"{self._folder}/result"], ASK_S))
         printed = report.parse(answer.out, copy, answer.err)
         report.check(printed, asked)
         return _of_report(printed, repeats)
 
-    def _shell(self, script: str) -> adb.Answer:
+    def _shell(self, script: str, limit_s: float) -> adb.Answer:
         """A start that the connection was lost in is made once more, whole: nothing of the first counts."""
         try:
-            return self._adb.shell(script, RUN_TIMEOUT_S)
+            answer = self._adb.shell(script, limit_s)
         except adb.Lost:
             self._losses += 1
-            self._adb.reconnect()
-            return self._adb.shell(script, RUN_TIMEOUT_S)
+            self._adb.reconnect(self._adb.reconnect_s)
+            answer = self._adb.shell(script, limit_s)
+        return adb.Answer(answer.code, _readable(answer.out), _readable(answer.err))
 
 
 def _refuse_another(seen: phone.Phone, found: dict[str, Any]) -> None:
@@ -289,7 +315,7 @@ def target_of(abi: str) -> str:
 
 def _of_run(run: report.Run) -> Start:
     outputs = tuple((each.shape, each.mean or 0.0, each.deviation or 0.0) for each in run.outputs)
-    return Start(run.load_ns, run.first_ns, run.samples_ns, 1, run.warmup_ns, outputs)
+    return Start(run.load_ns, run.first_ns, run.samples_ns, 1, run.warmup_ns, outputs, run.tasks)
 
 
 def _of_report(printed: report.Report, repeats: int) -> Start:
@@ -301,8 +327,20 @@ def _of_report(printed: report.Report, repeats: int) -> Start:
     return Start(printed.init_ns, printed.first_ns, (printed.avg_ns,), repeats, (), outputs)
 
 
+def _measurement(starts: Sequence[Start]) -> Measurement:
+    """The samples of all starts as those of one repetition; load and first inference are the first start's."""
+    samples = Samples(
+        samples_ns=tuple(sample for start in starts for sample in start.samples_ns),
+        warmup_ns=tuple(sample for start in starts for sample in start.warmup_ns),
+        loops=starts[0].loops,
+    )
+    return Measurement({"compute": samples}, starts[0].load_ns, starts[0].first_ns, timer="device")
+
+
 def _require_same(outputs: Outputs, expected: Outputs) -> None:
     """That what was timed computes what was checked: shape, mean and deviation of each output."""
+    if len(outputs) != len(expected):
+        raise Failed("what was timed has other outputs than what was checked", f"{len(outputs)}, not {len(expected)}")
     for (shape, mean, deviation), (right_shape, right_mean, right_deviation) in zip(outputs, expected, strict=True):
         off = max(abs(mean - right_mean), abs(deviation - right_deviation))
         if shape != right_shape or off > OUTPUT_TOLERANCE * max(abs(right_mean), right_deviation):
@@ -318,11 +356,17 @@ def _end(code: int) -> str:
     return f"died of {names[code]} on the phone" if code in names else f"ended with exit code {code} on the phone"
 
 
-def _text(text: str, _: str) -> str:
-    """For a reader of the phone that has read already."""
-    return text
+def _said(text: str) -> phone.Read:
+    """A reader of the phone that has read already."""
+    return lambda _: text
+
+
+def _readable(text: str) -> str:
+    """Without bytes that are no UTF-8, which no record could hold."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _last(text: str) -> str:
-    lines = text.strip().splitlines()
-    return lines[-1].strip() if lines else "it printed nothing"
+    """The last line, for a message."""
+    lines = _readable(text).strip().splitlines()
+    return "".join(char if char.isprintable() else "?" for char in lines[-1].strip()) if lines else "it printed nothing"

@@ -89,11 +89,6 @@ class Tool(Frozen, frozen=True):
     def dialect(self) -> Dialect:
         return RUNNER if self.kind == OURS else DIALECTS[self.generation]
 
-    @property
-    def reports_sections(self) -> bool:
-        """Whether `report.parse` reads what it prints; older ones have a result file with a line for each model."""
-        return self.kind == UPSTREAM and bool(self.dialect.backend)
-
 
 class Asked(Frozen, frozen=True):
     """One start of the tool. Paths are the phone's; without `input_path` every element of the input is 1."""
@@ -325,13 +320,3 @@ def _refuse(tool: Tool, asked: Asked) -> None:
             raise Unsupported(f"{UPSTREAM} of Paddle Lite {tool.generation} can't {what}", "use a newer build")
         if path is not None and ":" in path:
             raise UsageError(f"{tool.kind} splits paths at colons", f"found {path!r}", "name a folder without one")
-
-
-def nb_sha256(path: Path) -> str:
-    """Of a `.nb`, the same for equal conversions: those differ in what follows the NUL of the converter's version.
-
-    The header is the version of the format (2 bytes) and that of the converter, in 16 bytes not all of which it writes.
-    """
-    data = path.read_bytes()
-    version = data[2:18].partition(b"\0")[0].ljust(16, b"\0")
-    return hashlib.sha256(data[:2] + version + data[18:]).hexdigest()

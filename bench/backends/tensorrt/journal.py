@@ -101,7 +101,8 @@ KNOWN = (
         "the engine is of another TensorRT (its format is {there}, that of this one {here})",
         BUILD_AGAIN,
     ),
-    Known(r"[Mm]agic tag does not match|kMAGIC_TAG", Failed, "the file is no engine of TensorRT", BUILD_AGAIN),
+    Known(r"(?i)magic.?tag", Failed, "the file is no engine of TensorRT", BUILD_AGAIN),
+    Known(r"header\.size == blobSize|empty memory buffer", Failed, "the file is cut off", BUILD_AGAIN),
     Known(
         r"CUDA initialization failure with error: (?P<number>\d+)",
         Unavailable,

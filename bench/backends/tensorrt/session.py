@@ -33,6 +33,16 @@ LEAST_BYTES = 256
 BURST = 4
 TRIES = 3
 LEAST_GROWTH = 2.0
+#: TensorRT's types and NumPy's
+NUMPY = {
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "INT8": "int8",
+    "INT32": "int32",
+    "INT64": "int64",
+    "BOOL": "bool",
+    "UINT8": "uint8",
+}
 # What the inspector of engines says: "Row major linear FP32" or "Float", and so on.
 WORDS = {
     "BF16": "bf16",
@@ -124,10 +134,10 @@ class TensorRtSession(Session):
         shape = tuple(self._context.get_tensor_shape(name))
         if -1 in shape:
             raise Unsupported(f"the shape of {name} depends on the data", "the outputs of image classifiers don't")
-        try:
-            type_ = np.dtype(self._trt.nptype(self._engine.get_tensor_dtype(name)))
-        except TypeError as error:
-            raise Unsupported(f"{name} is of a type that NumPy lacks", str(error)) from error
+        member = self._engine.get_tensor_dtype(name).name
+        if member not in NUMPY:
+            raise Unsupported(f"{name} is of type {member}", f"there are {', '.join(NUMPY)}")
+        type_ = np.dtype(NUMPY[member])
         size = prod(shape) * type_.itemsize
         pointer = self._cuda.memory(max(size, LEAST_BYTES), owner)
         host = self._cuda.pinned(max(size, LEAST_BYTES), owner)

@@ -1,0 +1,70 @@
+"""A GPU looked at from the parent: at rest before and after, and while the worker is timed."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+from bench.errors import Unavailable
+from bench.gpu import hygiene, nvml
+from bench.gpu.hygiene import LIMITS, Look, Work
+from bench.gpu.nvml import Nvml, Sampler, State
+from bench.gpu.selection import Gpu
+from bench.schema import Validity
+
+Opened = Callable[[], AbstractContextManager[Nvml]]
+
+
+class Span(NamedTuple):
+    """Of the worker: when it sampled, on the monotonic clock, its process id, and whether it copied meanwhile."""
+
+    start_ns: int
+    end_ns: int
+    pid: int
+    copies: bool
+
+
+class Watch:
+    """What was seen of a GPU. `judge` once watching has ended."""
+
+    def __init__(self, gpu: Gpu) -> None:
+        self.gpu = gpu
+        self.before: Look | None = None
+        self.after: Look | None = None
+        self.states: list[State] = []
+        self.failure = ""
+
+    def judge(self, span: Span) -> tuple[dict[str, Any], tuple[Validity, ...]]:
+        """What goes on record of the time that was sampled, and the reasons to distrust it."""
+        if not self.before or not self.after:
+            return {}, (Validity("unwatched", self.failure),)
+        during = hygiene.within(self.states, span.start_ns, span.end_ns)
+        work = Work(frozenset({span.pid}), span.copies, self.gpu.capability, self.failure)
+        found = hygiene.deviations(self.before, during, self.after, LIMITS, work)
+        return {"gpu": hygiene.summary(self.before, during, self.after)}, found
+
+
+@contextlib.contextmanager
+def watching(gpu: Gpu, opened: Opened = nvml.opened) -> Iterator[Watch]:
+    """Samples until the block ends. A driver that stops answering ends the watching, not the measurement."""
+    watch = Watch(gpu)
+    with contextlib.ExitStack() as stack:
+        try:
+            library = stack.enter_context(opened())
+            handle = library.handle(gpu)
+            watch.before = Look(library.facts(handle), library.state(handle))
+        except Unavailable as error:
+            watch.failure = str(error)
+            yield watch
+            return
+        with Sampler(lambda: library.state(handle)) as sampler:
+            yield watch
+        watch.states, watch.failure = sampler.states, sampler.failure
+        watch.after = Look(library.facts(handle), library.state(handle))
+
+
+def advice(gpu: Gpu, opened: Opened = nvml.opened) -> tuple[str, ...]:
+    """What would make the numbers of this GPU quieter, from a look at it now."""
+    with opened() as library:
+        handle = library.handle(gpu)
+        return hygiene.advice(gpu, Look(library.facts(handle), library.state(handle)))

@@ -1,0 +1,244 @@
+"""Paddle Inference, as far as its CPU, its GPU and its TensorRT share it: parameter files, words, predictors on a GPU."""
+
+import math
+import re
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from bench.errors import EXPORT_AGAIN, BenchError, Failed, Unavailable, last_line
+from bench.gpu import causes
+from bench.overhear import standard_error
+from bench.schema import Validity
+from bench.synchrony import unsynchronised
+from bench.timing import Clock
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Arrays = list[np.ndarray[Any, Any]]
+
+#: workers are shown the GPU that is meant and no other
+GPU = 0
+PLACE = f"gpu:{GPU}"
+MEMORY_POOL_MB = 100  # at first; it grows
+
+
+def require_whole(parameters: Path) -> None:
+    """Raises Failed for a `.pdiparams` file that ends inside a tensor: Paddle computes on with what lies in memory.
+
+    Whether all the tensors are there that the model needs, Paddle finds out by itself.
+    """
+    try:
+        size, end = parameters.stat().st_size, 0
+        with parameters.open("rb") as file:
+            while end < size:
+                file.seek(end)
+                length = _length_of_values(file)
+                if length is None:
+                    return
+                end = file.tell() + length
+    except OSError as error:
+        raise Failed(f"cannot read {parameters.name}", error.strerror or str(error), EXPORT_AGAIN) from error
+    except EOFError:
+        end = size + 1
+    if end > size:
+        raise Failed(f"{parameters.name} is damaged", f"its {size} bytes end inside a tensor", EXPORT_AGAIN)
+
+
+# Bytes of a value, by the number that Paddle's VarType gives its type.
+WIDTHS = {0: 1, 1: 2, 2: 4, 3: 8, 4: 2, 5: 4, 6: 8, 20: 1, 21: 1, 22: 2}
+
+
+def _length_of_values(file: BinaryIO) -> int | None:
+    """How many bytes of values follow the header of a tensor, which is read; None for a header of another layout.
+
+    It holds a version, levels of detail, a version and the length of a description: a protobuf message of nothing but
+    integers, the type as field 1 and each dimension as field 2.
+    """
+    *known, length = struct.unpack("<IQIi", _exactly(file, 20))
+    if any(known) or not 0 < length <= 1000:
+        return None
+    numbers = _varints(_exactly(file, length))
+    fields = list(zip(numbers[::2], numbers[1::2], strict=False))
+    types = [value for key, value in fields if key == 1 << 3]
+    shape = [value for key, value in fields if key == 2 << 3]
+    if len(types) != 1 or types[0] not in WIDTHS or len(numbers) != 2 * (len(types) + len(shape)):
+        return None
+    return math.prod(shape) * WIDTHS[types[0]]
+
+
+def _exactly(file: BinaryIO, size: int) -> bytes:
+    data = file.read(size)
+    if len(data) < size:
+        raise EOFError
+    return data
+
+
+def _varints(data: bytes) -> list[int]:
+    """Seven bits a byte, the lowest first; the eighth says that more follow."""
+    numbers, shift = [0], 0
+    for byte in data:
+        numbers[-1] |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            numbers.append(0)
+            shift = 0
+    return numbers[:-1]
+
+
+def said(error: Exception, file: Path) -> str:
+    """Of Paddle's many lines the one that says what was wrong, without the place in its source code or `file`'s."""
+    lines = [line for line in str(error).splitlines() if re.match(r"\([A-Z]\w+\) ", line)]
+    line = last_line(RuntimeError(lines[0]) if lines else error)
+    return re.sub(r" \(at /\S+:\d+\)$", "", line.replace(str(file), file.name))
+
+
+def require_gpu(paddle: Any) -> None:
+    """Raises Unavailable where this Paddle can use no GPU.
+
+    It comes before anything else: without a GPU, `set_device`, `synchronize` and a tensor on a GPU end the process with
+    code 255, and a predictor of a build for CPUs computes on the CPU.
+    """
+    if not paddle.is_compiled_with_cuda():
+        raise Unavailable(f"this PaddlePaddle ({paddle.__version__}) is a build for CPUs", "", causes.PADDLE)
+    if paddle.device.cuda.device_count() > GPU:
+        return
+    nothing = Unavailable("no GPU is visible to this process", "Paddle counts 0", causes.VISIBLE)
+    try:
+        paddle.device.cuda.get_device_capability()
+    except Exception as error:  # it raises what its C++ side throws
+        raise causes.explained(str(error), nothing) from error
+    raise nothing
+
+
+def use_gpu(config: Any) -> None:
+    """Raises Unavailable where Paddle takes no notice."""
+    config.enable_use_gpu(MEMORY_POOL_MB, GPU)
+    if not config.use_gpu():
+        raise Unavailable("this PaddlePaddle is a build for CPUs", "enable_use_gpu had no effect", causes.PADDLE)
+
+
+def config_of(engine: Path) -> Any:
+    """A configuration for a model file with its parameters beside it. Raises Failed where those are cut off."""
+    from paddle import inference
+
+    parameters = engine.with_suffix(".pdiparams")
+    require_whole(parameters)
+    config = inference.Config(str(engine), str(parameters))
+    if engine.suffix == ".json":
+        # Without both, memory_optim fails on a .json model (`Not find predictor_id 0`).
+        config.enable_new_ir(True)
+        config.enable_new_executor(True)
+    return config
+
+
+def predictor_of(config: Any, engine: Path) -> tuple[Any, str]:
+    """The predictor, and what was logged on the way. Raises a cause that is known of GPUs, Failed otherwise."""
+    from paddle import inference
+
+    with standard_error() as log:
+        try:
+            predictor, error = inference.create_predictor(config), None
+        except (RuntimeError, ValueError, OSError) as raised:
+            predictor, error = None, raised
+    if error is not None:
+        otherwise = Failed(f"Paddle cannot open {engine.name}", said(error, engine))
+        raise causes.explained(f"{log.text}\n{error}", otherwise) from error
+    return predictor, log.text
+
+
+def broken_off(error: Exception, file: Path) -> BenchError:
+    """What to raise where an inference failed."""
+    return causes.explained(str(error), Failed("Paddle broke off the inference", said(error, file)))
+
+
+class GpuPredictor:
+    """A predictor on the GPU, to be mixed into a Session.
+
+    Paddle's `run` and `copy_from_cpu` only enqueue, so `run` here ends with waiting for the GPU, while `end_to_end` ends
+    with copying out, which waits too. The inputs of `run` are tensors on the GPU that the predictor shares.
+    """
+
+    clock: Clock
+
+    def __init__(self, predictor: Any, engine: Path) -> None:
+        import paddle
+
+        self._paddle = paddle
+        self._predictor = predictor
+        self._engine = engine
+        self._inputs = [predictor.get_input_handle(name) for name in predictor.get_input_names()]
+        self._outputs = [predictor.get_output_handle(name) for name in predictor.get_output_names()]
+        self._arrays: Arrays = []
+        self._tensors: list[Any] = []
+
+    def feed(self, inputs: "Arrays") -> None:
+        place = self._paddle.CUDAPlace(GPU)
+        self._arrays = inputs
+        try:
+            self._tensors = [self._paddle.to_tensor(array, place=place) for array in inputs]
+            for handle, tensor in zip(self._inputs, self._tensors, strict=True):
+                handle.reshape(list(tensor.shape))
+                handle.share_external_data(tensor)
+            self._wait()
+        except Exception as error:  # it raises what its C++ side throws
+            raise broken_off(error, self._engine) from error
+
+    def run(self) -> None:
+        try:
+            self._predictor.run()
+            self._wait()
+        except Exception as error:
+            raise broken_off(error, self._engine) from error
+
+    def _wait(self) -> None:
+        # By name: without it Paddle waits for the current place, which may be the CPU.
+        self._paddle.device.synchronize(PLACE)
+
+    def fetch(self) -> "Arrays":
+        return [handle.copy_to_cpu() for handle in self._outputs]
+
+    def end_to_end(self) -> "Arrays":
+        try:
+            for handle, array in zip(self._inputs, self._arrays, strict=True):
+                handle.copy_from_cpu(array)
+            self._predictor.run()
+            return self.fetch()
+        except Exception as error:
+            raise broken_off(error, self._engine) from error
+
+    def validity(self) -> tuple[Validity, ...]:
+        return tuple(unsynchronised(self.run, self.fetch, self.clock))
+
+    def close(self) -> None:
+        del self._inputs, self._outputs, self._predictor
+        self._arrays, self._tensors = [], []
+
+
+def versions_of(paddle: Any) -> dict[str, str]:
+    """The CUDA and cuDNN that this Paddle was built with."""
+    return {"built_with_cuda": str(paddle.version.cuda()), "built_with_cudnn": str(paddle.version.cudnn())}
+
+
+def executed(run: Callable[[], object]) -> list[str]:
+    """The types of the operators that `run()` executes, by Paddle's own profiler, such as conv2d and tensorrt_engine."""
+    from paddle import profiler
+
+    watch = profiler.Profiler(targets=[profiler.ProfilerTarget.CPU], on_trace_ready=lambda _: None)
+    watch.start()
+    try:
+        run()
+    finally:
+        watch.stop()
+    roots = watch.profiler_result.get_data().values()
+    return [name.rpartition(".")[2] for root in roots for name in _operators(root)]
+
+
+def _operators(node: Any) -> Iterator[str]:
+    if str(node.type).endswith(".Operator"):
+        yield node.name
+        return
+    for child in node.children_node:
+        yield from _operators(child)

@@ -1,0 +1,90 @@
+"""A GPU as the parent sees it around a worker: what goes on record, and what stands against the number."""
+
+import contextlib
+import time
+from functools import partial
+
+import pytest
+from fakes import nvml as fake
+
+from bench.errors import Unavailable
+from bench.gpu import nvml, watch
+from bench.gpu.selection import Gpu
+from bench.gpu.watch import Span, watching
+
+GPU = Gpu(index=0, name="Tesla T4", uuid=fake.T4, capability=(7, 5))
+PID = 4242
+
+
+def opened(**answers):
+    busy = {"nvmlDeviceGetComputeRunningProcesses": [fake.process(PID)]}
+    return partial(nvml.opened, lambda: fake.Nvml(**{**busy, **answers}))
+
+
+def judged(**answers):
+    """What was found while a worker of this id was timed for as long as a few samples take."""
+    start_ns = time.monotonic_ns()
+    with watching(GPU, opened(**answers)) as seen:
+        time.sleep(0.3)
+        end_ns = time.monotonic_ns()
+    return seen.judge(Span(start_ns, end_ns, PID, copies=False))
+
+
+def reasons(found):
+    return {each.reason for each in found[1]}
+
+
+def test_a_quiet_gpu_has_nothing_against_it_and_is_on_record():
+    told, found = judged()
+    assert found == ()
+    assert told["gpu"]["samples"] >= 2
+    assert told["gpu"]["sm_clock"] == "constant"
+    assert told["gpu"]["sm_clock_mhz_median"] == 1590
+
+
+@pytest.mark.parametrize(
+    ("answers", "reason"),
+    [
+        ({"nvmlDeviceGetCurrentClocksEventReasons": 0x20}, "throttled"),
+        ({"nvmlDeviceGetCurrentClocksEventReasons": 0x4}, "power_capped"),
+        ({"nvmlDeviceGetComputeRunningProcesses": [fake.process(PID), fake.process(7)]}, "contended"),
+        ({"nvmlDeviceGetPowerManagementLimit": 60000}, "misconfigured"),
+        ({"nvmlDeviceGetTemperature": 90}, "hot"),
+    ],
+)
+def test_what_the_driver_says_stands_against_the_number(answers, reason):
+    assert reasons(judged(**answers)) == {reason}
+
+
+def test_states_outside_the_timed_window_are_not_judged():
+    with watching(GPU, opened(nvmlDeviceGetCurrentClocksEventReasons=0x20)) as seen:
+        time.sleep(0.1)
+    _, found = seen.judge(Span(1, 2, PID, copies=False))
+    assert {each.reason for each in found} == {"unwatched"}
+
+
+def test_without_nvml_the_number_is_unwatched():
+    @contextlib.contextmanager
+    def absent():
+        raise Unavailable("no nvidia-ml-py", "", "pip install nvidia-ml-py")
+        yield
+
+    with watching(GPU, absent) as seen:
+        pass
+    told, found = seen.judge(Span(0, 1, PID, copies=False))
+    assert told == {}
+    assert [(each.reason, each.evidence) for each in found] == [
+        ("unwatched", "no nvidia-ml-py; pip install nvidia-ml-py")
+    ]
+
+
+def test_an_error_of_the_measurement_passes_through():
+    with pytest.raises(KeyboardInterrupt), watching(GPU, opened()):
+        raise KeyboardInterrupt
+
+
+def test_advice_is_of_the_gpu_as_it_is():
+    assert watch.advice(GPU, opened(nvmlDeviceGetComputeRunningProcesses=[])) == watch.advice(
+        GPU, opened(nvmlDeviceGetComputeRunningProcesses=[])
+    )
+    assert any("-pm 1" in line for line in watch.advice(GPU, opened(nvmlDeviceGetPersistenceMode=0)))
