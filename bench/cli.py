@@ -183,13 +183,19 @@ def list_(what: str, format_: str, results: Path) -> None:
 @click.option("--device", default="cpu", show_default=True, metavar="ID", help="What to look for.")
 @GPU
 @SERIAL
-def doctor(device: str) -> None:
+@click.option("--pack", type=click.Path(path_type=Path), metavar="FILE", help="Zip it with the last run, to send.")
+@click.option("--results", type=click.Path(path_type=Path), default="results", show_default=True, help="For --pack.")
+def doctor(device: str, pack: Path | None, results: Path) -> None:
     """What this machine is, what works here, what makes it noisy, and what to do about it."""
-    from bench import catalog
+    from bench import catalog, diagnosis
     from bench import doctor as doctor_
 
-    lines, usable = doctor_.examine(catalog.profile(device))
+    profile = catalog.profile(device)
+    lines, usable = doctor_.examine(profile)
     show("\n".join(lines) + "\n")
+    if pack:
+        diagnosis.pack(pack, lines, profile, results)
+        click.echo(f"bench: packed into {pack}; read it before you send it", err=True)
     sys.exit(0 if usable else 3)
 
 

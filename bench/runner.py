@@ -51,6 +51,10 @@ class Engine(msgspec.Struct, frozen=True):
     setup: Setup
 
 
+#: of one case; repetitions take turns with them
+Builds = tuple[Engine, ...]
+
+
 class Tally:
     """What is known of a case so far, from this session and those it resumes."""
 
@@ -113,9 +117,9 @@ class Runner:
         tallies = {case: Tally(record for record in earlier if record.case == case) for case in self.plan.cases}
         todo = [case for case in self.plan.cases if not tallies[case].finished(self.settings)]
         self.progress.begin(len(todo) * (self.settings.repetitions or EXPECTED_REPETITIONS))
-        engines = {case: engine for case in todo if (engine := self._prepare(case, tallies[case].next_repetition))}
-        for case, engine in engines.items():
-            _refuse_another_model(case, engine.artifact, tallies[case].records)
+        engines = {case: builds for case in todo if (builds := self._prepare(case, tallies[case].next_repetition))}
+        for case, builds in engines.items():
+            _refuse_another_model(case, builds[0].artifact, tallies[case].records)
         admission.wait(engines, self.progress.say)
         chance = random.Random(self.header.run_id) if self.plan.profile.fanless else None
         for case in rounds(list(engines), lambda case: tallies[case].finished(self.settings), chance):
@@ -124,14 +128,15 @@ class Runner:
             self._look_for_drift(tallies, engines)
         return self.records
 
-    def _step(self, case: Case, tally: Tally, engine: Engine) -> Record:
+    def _step(self, case: Case, tally: Tally, builds: Builds) -> Record:
         repetition = tally.next_repetition
+        engine = builds[repetition % len(builds)]
         self.progress.step(f"{case.key}, repetition {repetition + 1}")
         record = self._save(self._repeat(case, repetition, engine))
         tally.add(record)
         return record
 
-    def _look_for_drift(self, tallies: Mapping[Case, Tally], engines: Mapping[Case, Engine]) -> None:
+    def _look_for_drift(self, tallies: Mapping[Case, Tally], engines: Mapping[Case, Builds]) -> None:
         """Measures the first case once more, last. Where its latency has changed, no record of the session is sound."""
         done = [record for record in self.records if record.status == "ok" and record.case in engines]
         if len(done) < 2:
@@ -141,8 +146,13 @@ class Runner:
         if again.status != "ok":
             return
         if drift := cooling.drift(_main_samples(done[0]), _main_samples(again)):
-            for record in (*done, again):
-                self._save(msgspec.structs.replace(record, validity=(*record.validity, drift)))
+            amended = {
+                id(record): msgspec.structs.replace(record, validity=(*record.validity, drift))
+                for record in (*done, again)
+            }
+            for record in amended.values():
+                self.file.append(record)
+            self.records = [amended.get(id(record), record) for record in self.records]
 
     def _save(self, record: Record) -> Record:
         self.file.append(record)
@@ -160,8 +170,8 @@ class Runner:
             run_id=self.header.run_id, case=case, environment_id=self.header.environment_id, **{**started, **fields}
         )
 
-    def _prepare(self, case: Case, repetition: int) -> Engine | None:
-        """The case's engine; None where there can't be one, which is then on record with its reason.
+    def _prepare(self, case: Case, repetition: int) -> Builds:
+        """The case's engines; none where there can't be one, which is then on record with its reason.
 
         `repetition` is the next one: the record must not take the place of one that went well.
         """
@@ -170,7 +180,7 @@ class Runner:
         try:
             if kind in self._troubles:
                 raise self._troubles[kind]
-            return self._engine(setup)
+            return tuple(map(self._engine, _builds(setup)))
         except UsageError:
             raise
         except BenchError as error:
@@ -178,7 +188,7 @@ class Runner:
                 self._troubles[kind] = error
             fields = {"status": status_of(error), "reason": str(error), "log": error.log}
             self._save(self._record(case, repetition=repetition, **fields))
-            return None
+            return ()
 
     def _setup(self, case: Case) -> Setup:
         card, options = self.plan.cards[case.model], self.options[case.backend]
@@ -234,6 +244,16 @@ def _watched(record: Record, watch: Watch) -> Record:
     copies = "end_to_end" in record.settings.intervals
     seen, reasons = watch.judge(Span(start_ns, end_ns, record.telemetry["pid"], copies))
     return msgspec.structs.replace(record, telemetry=record.telemetry | seen, validity=(*record.validity, *reasons))
+
+
+def _builds(setup: Setup) -> Iterator[Setup]:
+    """One for each engine that is made of the case; a number that the user gave is the only one."""
+    count = backends.get(setup.case.backend).builds
+    if count == 1 or setup.options["build"] != "0":
+        yield setup
+        return
+    for number in range(count):
+        yield msgspec.structs.replace(setup, options={**setup.options, "build": str(number)})
 
 
 def rounds(cases: list[Case], finished: Callable[[Case], bool], chance: random.Random | None = None) -> Iterator[Case]:

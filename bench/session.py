@@ -47,7 +47,7 @@ def make_plan(request: Request) -> tuple[Plan, Device]:
     for name in request.options:
         if name not in found:
             raise unknown("backend in this plan", name, list(found), "--set takes BACKEND.OPTION=VALUE")
-        backends.settle(found[name], request.options[name])
+        backends.settle(found[name], request.options[name], profile.kind)
     check_weights(request.settings.weights)
     device = devices.find(profile, environment.describe())
     missing = {
@@ -58,7 +58,8 @@ def make_plan(request: Request) -> tuple[Plan, Device]:
 
 
 def _options(request: Request, backend: BaseBackend) -> dict[str, str]:
-    return backends.settle(backend, request.options.get(backend.name, {}))
+    kind = catalog.profile(request.device).kind
+    return backends.settle(backend, request.options.get(backend.name, {}), kind)
 
 
 def why_missing(backend: BaseBackend, cards: list[ModelCard]) -> str:

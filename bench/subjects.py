@@ -300,7 +300,8 @@ def _subject(side: Side, case: Case, planned: plan.Plan, workshop: Workshop, ask
         raise BatchFixed(f"{Path(card.file).name} takes batches of {fixed} only")
     # An engine is made by the runtime that runs it, so under another Python by the worker itself.
     build = bool(side.python and backend.engine)
-    options = backends.settle(backend, {**asked.options.get(backend.name, {}), **side.options.get(backend.name, {})})
+    given = {**asked.options.get(backend.name, {}), **side.options.get(backend.name, {})}
+    options = backends.settle(backend, given, planned.profile.kind)
     setup = backends.Setup(case, planned.profile, options, workshop.input_shape(card))
     artifact = workshop.source(card, backend) if build else workshop.engine(card, setup)
     return Subject(

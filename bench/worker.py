@@ -98,7 +98,7 @@ def build(job: Build) -> Folder:
 def _plain(backend: "BaseBackend", job: Reference) -> "Session":
     """The model as its own format's runtime runs it, unoptimised, in fp32, on the CPU."""
     case = Case(model="", backend=backend.name, device="cpu", precision="fp32", batch_size=job.batch_size, threads=1)
-    setup = Setup(case, profile("cpu"), backends.settle(backend, backend.plain), job.input_shape)
+    setup = Setup(case, profile("cpu"), backends.settle(backend, backend.plain, "cpu"), job.input_shape)
     return backend.open(Path(job.source), setup)
 
 

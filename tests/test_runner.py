@@ -597,8 +597,8 @@ def test_a_measurement_is_complete(real):
 
 def test_what_cannot_be_measured_is_complete_too(real):
     left = [record for record in real.records if record.case.backend == "tensorrt"]
-    assert [record.status for record in left] == ["unavailable"] * 2
-    assert {record.reason for record in left} == {"tensorrt is not in this bench; a later bench will have it"}
+    assert [record.status for record in left] == ["unsupported"] * 2
+    assert {record.reason for record in left} == {"tensorrt here runs on gpu, not on a cpu"}
 
 
 # What a run comes to
@@ -619,3 +619,61 @@ def test_the_exit_code_says_what_a_run_came_to(statuses, code, line):
     records = [done(0, case=case(f"M{number}"), status=status) for number, status in enumerate(statuses)]
     assert cli.exit_code(records) == code
     assert cli.tally(records) == line
+
+
+# Engines that differ from build to build
+
+
+class Differing(type(backends.get("simulated"))):
+    """As `simulated`, but of each case three engines are made."""
+
+    builds = 3
+    options = {**backends.get("simulated").options, "build": "0"}
+
+
+@pytest.mark.parametrize(("asked", "built"), [("0", ["0", "1", "2", "0", "1"]), ("7", ["7"] * 5)])
+def test_repetitions_take_turns_with_the_builds_of_a_case(execute, monkeypatch, asked, built):
+    monkeypatch.setattr(backends, "get", lambda name: Differing())
+    workshop = Workshop()
+    execute([case("A")], workshop, options={"build": asked}, repetitions=5)
+    assert [job.setup.options["build"] for *_, job in workshop.asked] == built
+    assert len(workshop.prepared) == len(set(built))
+
+
+# Phones: the order is drawn, and drift is looked for
+
+
+PHONE = msgspec.structs.replace(PROFILE, kind="phone")
+
+
+def on_a_phone(execute, monkeypatch, medians_ns):
+    """Records of three cases, one repetition each; the last of A's medians is of its second one."""
+    monkeypatch.setitem(globals(), "PROFILE", PHONE)
+    answers = {name: [measured(median) for median in given] for name, given in medians_ns.items()}
+    running = execute([case(name) for name in medians_ns], Workshop(answers), repetitions=1)
+    return running, store.read(running.file.path)
+
+
+def test_the_first_case_is_measured_again_at_the_end(execute, monkeypatch):
+    _, run = on_a_phone(execute, monkeypatch, {name: [1000, 1000] for name in "ABC"})
+    names = [record.case.model for record in run.records]
+    assert sorted(names[:3]) == ["A", "B", "C"]
+    assert names[3] == names[0]
+    assert [record.repetition for record in run.records] == [0, 0, 0, 1]
+    assert not any(record.validity for record in run.records)
+
+
+def test_where_it_is_slower_then_all_records_of_the_session_say_so(execute, monkeypatch):
+    _, run = on_a_phone(execute, monkeypatch, {name: [1000, 1200] for name in "ABC"})
+    assert len(run.records) == 4
+    for record in run.records:
+        assert [each.reason for each in record.validity] == ["drifting"]
+        assert "20.0% slower" in record.validity[0].evidence
+
+
+def test_the_order_is_drawn_by_the_run(execute, monkeypatch):
+    _, run = on_a_phone(execute, monkeypatch, {name: [1000, 1000] for name in "ABCDEFGH"})
+    names = [record.case.model for record in run.records][:8]
+    assert names != sorted(names)
+    _, again = on_a_phone(execute, monkeypatch, {name: [1000, 1000] for name in "ABCDEFGH"})
+    assert [record.case.model for record in again.records][:8] == names

@@ -137,12 +137,17 @@ class BaseBackend:
     engine: ClassVar[str] = ""
     kinds: ClassVar[frozenset[str]] = frozenset()
     precisions: ClassVar[frozenset[str]] = frozenset()
+    #: how many engines are made of a case, numbered by its option `build`: where two builds of one differ, repetitions
+    #: take turns with them, so that their spread is seen
+    builds: ClassVar[int] = 1
     #: a backend that is no runtime never enters a plan unasked
     default: ClassVar[bool] = True
     #: whether outputs are real, so that parity can be checked
     computes: ClassVar[bool] = True
     #: option → what it admits: choices, of which the first is the default, a number given as text, or a path
     options: ClassVar[Mapping[str, tuple[str, ...] | str | Path]] = {}
+    #: options that mean something on one kind of device alone, and which
+    only: ClassVar[Mapping[str, str]] = {}
     #: the options of a plain, unoptimised run, for use as the reference of its own format
     plain: ClassVar[Mapping[str, str]] = {}
 
@@ -225,17 +230,22 @@ def complaint(error: Exception, file: Path) -> str:
     return last_line(error).replace(str(file), file.name)
 
 
-def settle(backend: BaseBackend, asked: Mapping[str, str]) -> dict[str, str]:
-    """All options of a backend: those asked for, checked, and the defaults of the rest."""
+def settle(backend: BaseBackend, asked: Mapping[str, str], kind: str = "") -> dict[str, str]:
+    """All options of a backend that a device of `kind` has: those asked for, checked, and the defaults of the rest."""
+    elsewhere = {option: its for option, its in backend.only.items() if kind and its != kind}
     for option, value in asked.items():
         if option not in backend.options:
             raise unknown(f"option of {backend.name}", option, list(backend.options), "see: bench list backends")
+        if option in elsewhere:
+            only = f"the device is a {kind}, and it is for a {elsewhere[option]}"
+            raise UsageError(f"{backend.name}.{option} means nothing here", only, "leave it out")
         allowed = backend.options[option]
         good = value in allowed if isinstance(allowed, tuple) else isinstance(allowed, Path) or _is_number(value)
         if not good:
             wanted = ", ".join(allowed) if isinstance(allowed, tuple) else "a number"
             raise UsageError(f"{backend.name}.{option} cannot be {value!r}", f"it takes {wanted}", "correct --set")
-    return {**{option: _default(allowed) for option, allowed in backend.options.items()}, **asked}
+    here = {option: allowed for option, allowed in backend.options.items() if option not in elsewhere}
+    return {**{option: _default(allowed) for option, allowed in here.items()}, **asked}
 
 
 def _default(allowed: tuple[str, ...] | str | Path) -> str:

@@ -52,7 +52,9 @@ def refused(name):
 def choices(name):
     """Every `option=value`. Those of a backend that computes nothing are faults to simulate, not ways to run."""
     backend = backends.get(name)
-    several = {option: values for option, values in backend.options.items() if isinstance(values, tuple)}
+    kind = "cpu" if "cpu" in backend.kinds else min(backend.kinds)
+    here = {option: values for option, values in backend.options.items() if backend.only.get(option, kind) == kind}
+    several = {option: values for option, values in here.items() if isinstance(values, tuple)}
     return [f"{option}={value}" for option, values in several.items() for value in values] if backend.computes else []
 
 
@@ -101,12 +103,16 @@ def stands(workshop, tmp_path_factory):
 
 @pytest.fixture
 def stand(backend, stands):
-    """The backend with a real model. A runtime that can't serve a device here fails: who runs these tests wants it."""
+    """The backend with a real model. A runtime that can't serve a device here fails: who runs these tests wants it.
+
+    Of a backend for GPUs alone the tests that need one are left to machines with a GPU.
+    """
+    refuse = pytest.skip if backend.kinds == {"gpu"} else pytest.fail
     if absent := why_missing(backend, [CARD]):
-        pytest.fail(absent)
+        refuse(absent)
     probed = stands[backend.name].probed
     if isinstance(probed, Problem) and probed.status == "unavailable":
-        pytest.fail(probed.reason)
+        refuse(probed.reason)
     return stands[backend.name]
 
 

@@ -77,8 +77,9 @@ def unloadable(task: Task) -> dict[str, Any]:
 
 def _refusal(task: Task) -> str:
     backend = backends.get(task.backend)
+    served = next(profile for profile in catalog.profiles().values() if profile.kind in backend.kinds)
     try:
-        backend.probe(catalog.profile("cpu"))
+        backend.probe(served)
     except Unavailable as error:
         return str(error)
     return ""

@@ -53,7 +53,7 @@ class Stand:
 
     def setup(self, precision="fp32", batch_size=4, threads=1, choice=""):
         option, _, value = choice.partition("=")
-        options = backends.settle(self.backend, {option: value} if choice else {})
+        options = backends.settle(self.backend, {option: value} if choice else {}, self.profile.kind)
         case = Case(CARD.name, self.backend.name, self.profile.name, precision, batch_size, threads)
         return Setup(case, self.profile, options, CARD.input_shape)
 
@@ -124,7 +124,7 @@ def run(workshop, stand, cards, **request):
     cases = plan.make(asked, cards, stand.profile, {name: backend}, missing, len(workshop.cpus))
     header = Header(run_id=store.new_run_id(), started_at=store.now(), bench_version=bench.__version__)
     with RunFile.create(stand.folder, header) as file:
-        options = {name: backends.settle(backend, {})}
+        options = {name: backends.settle(backend, {}, stand.profile.kind)}
         runner = Runner(cases, workshop.settings, options, workshop, file, header, Quiet())
         return runner.run(), file.path
 

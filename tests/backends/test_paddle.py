@@ -7,6 +7,7 @@ from statistics import median
 
 import pytest
 
+from bench import paddle_inference
 from bench.backends import paddle
 from bench.errors import Failed
 from bench.schema import Settings
@@ -113,10 +114,10 @@ def test_every_cut_through_a_tensor_is_found(tmp_path):
     for length in [*range(60), *range(len(whole) - 100, len(whole) + 1)]:
         file.write_bytes(whole[:length])
         if length in boundaries:
-            paddle.require_whole(file)
+            paddle_inference.require_whole(file)
         else:
             with pytest.raises(Failed, match=f"its {length} bytes end inside a tensor"):
-                paddle.require_whole(file)
+                paddle_inference.require_whole(file)
 
 
 @pytest.mark.parametrize(
@@ -127,12 +128,12 @@ def test_every_cut_through_a_tensor_is_found(tmp_path):
 def test_a_layout_that_is_not_known_is_left_to_paddle(tmp_path, content):
     file = tmp_path / "m.pdiparams"
     file.write_bytes(content)
-    paddle.require_whole(file)
+    paddle_inference.require_whole(file)
 
 
 def test_absent_parameters_are_named(tmp_path):
     with pytest.raises(Failed, match=r"cannot read m\.pdiparams; No such file"):
-        paddle.require_whole(tmp_path / "m.pdiparams")
+        paddle_inference.require_whole(tmp_path / "m.pdiparams")
 
 
 @pytest.mark.parametrize(
@@ -153,7 +154,7 @@ def test_absent_parameters_are_named(tmp_path):
     ],
 )
 def test_of_a_complaint_the_line_that_says_what_was_wrong_is_kept(said, understood):
-    assert paddle._said(RuntimeError(said), Path("/home/me/m.json")) == understood
+    assert paddle_inference.said(RuntimeError(said), Path("/home/me/m.json")) == understood
 
 
 @pytest.mark.runtime

@@ -119,7 +119,9 @@ class Parser:
         try:
             self.network.model = json.loads(Path(path).read_text())
         except ValueError:
-            self.errors.append("Assertion failed: model->ParseFromCodedStream(&codedInput): Failed to parse the ONNX model.")
+            self.errors.append(
+                "Assertion failed: model->ParseFromCodedStream(&codedInput): Failed to parse the ONNX model."
+            )
             self.trt.log(f"(deserializeOnnxModel): MODEL_DESERIALIZE_FAILED: {self.errors[0]}")
             return False
         return True
@@ -254,7 +256,9 @@ class Runtime:
         except ValueError:
             made = {}
         if made.get("magic") != MAGIC:
-            self.trt.log("Error Code 1: Serialization (Serialization assertion magicTagRead == kMAGIC_TAG failed.Magic tag does not match)")
+            self.trt.log(
+                "Error Code 1: Serialization (Serialization assertion magicTagRead == kMAGIC_TAG failed.Magic tag does not match)"
+            )
             return None
         self.trt.loaded.append(made)
         return self.trt.answer("deserialize_cuda_engine", self.trt.wrap("ICudaEngine", Engine(self.trt, made)))

@@ -49,7 +49,21 @@ MEMBERS = {
 }
 SEVERITIES = ["INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE"]
 # Functions of the libraries that the bindings want when they are loaded; the last four are of 8.6 alone.
-FUNCTIONS = ["createInferBuilder_INTERNAL", "createInferRuntime_INTERNAL", "createInferRefitter_INTERNAL", "createNvOnnxParser_INTERNAL", "createNvOnnxParserRefitter_INTERNAL", "getNvOnnxParserVersion", "getPluginRegistry", "getBuilderPluginRegistry", "initLibNvInferPlugins", "_ZN11nvuffparser15createUffParserEv", "_ZN11nvuffparser8FieldMapC1EPKcPKvNS_9FieldTypeEi", "_ZN14nvcaffeparser117createCaffeParserEv", "_ZN14nvcaffeparser123shutdownProtobufLibraryEv"]
+FUNCTIONS = [
+    "createInferBuilder_INTERNAL",
+    "createInferRuntime_INTERNAL",
+    "createInferRefitter_INTERNAL",
+    "createNvOnnxParser_INTERNAL",
+    "createNvOnnxParserRefitter_INTERNAL",
+    "getNvOnnxParserVersion",
+    "getPluginRegistry",
+    "getBuilderPluginRegistry",
+    "initLibNvInferPlugins",
+    "_ZN11nvuffparser15createUffParserEv",
+    "_ZN11nvuffparser8FieldMapC1EPKcPKvNS_9FieldTypeEi",
+    "_ZN14nvcaffeparser117createCaffeParserEv",
+    "_ZN14nvcaffeparser123shutdownProtobufLibraryEv",
+]
 LIBRARIES = ("nvinfer", "nvinfer_plugin", "nvonnxparser", "nvparsers")
 
 # Runs in a process of its own for each generation.
@@ -95,7 +109,9 @@ def used():
 def surface(module, environ):
     """What a module has, imported in a fresh process."""
     wanted = json.dumps([module, used(), MEMBERS, SEVERITIES])
-    done = subprocess.run([sys.executable, "-c", LOOK, wanted], env=environ, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", LOOK, wanted], env=environ, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         sys.exit(f"{module} does not load: {done.stderr.strip().splitlines()[-1]}")
     return json.loads(done.stdout.splitlines()[-1])
@@ -115,7 +131,19 @@ def look(folder):
     found = {}
     for generation, wheel in WHEELS.items():
         place = folder / generation
-        download = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary", ":all:", "-d", place, wheel]
+        download = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "-q",
+            "--no-deps",
+            "--only-binary",
+            ":all:",
+            "-d",
+            place,
+            wheel,
+        ]
         subprocess.run(download, check=True)
         with zipfile.ZipFile(next(place.glob("*.whl"))) as file:
             file.extractall(place)

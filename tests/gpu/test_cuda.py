@@ -152,7 +152,9 @@ def test_what_cannot_be_captured_leaves_nothing(fault):
 
 
 def test_bindings_that_are_absent_or_broken_are_told_apart(monkeypatch):
-    with pytest.raises(Unavailable, match=r"^the CUDA runtime is not installed; none of no\.such, no_such; install it with: pip"):
+    with pytest.raises(
+        Unavailable, match=r"^the CUDA runtime is not installed; none of no\.such, no_such; install it with: pip"
+    ):
         cuda.load(("no.such", "no_such"))
 
     class Finder:

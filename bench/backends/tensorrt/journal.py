@@ -90,7 +90,7 @@ KNOWN = (
         "for a V100 install TensorRT 10.4 or older: pip install tensorrt-cu12==10.4.0",
     ),
     Known(
-        r"expecting compute (?P<there>[\d.]+) got compute (?P<here>[\d.]+?)[,. ]",
+        r"expecting compute (?P<there>\d+\.\d+) got compute (?P<here>\d+\.\d+)",
         Failed,
         "the engine was built for compute capability {there}, this GPU has {here}",
         BUILD_AGAIN,

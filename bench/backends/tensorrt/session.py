@@ -288,7 +288,7 @@ class TensorRtSession(Session):
         inspector = self._engine.create_engine_inspector()
         inspector.execution_context = self._context  # or else layers of open shape have no types
         text = inspector.get_engine_information(self._trt.LayerInformationFormat.JSON)
-        with suppress(ValueError):
+        with suppress(ValueError, LookupError, TypeError):
             return list(json.loads(text)["Layers"])
         return []
 

@@ -1,0 +1,361 @@
+"""Paddle Inference with TensorRT: the path of the published V100 and T4 figures.
+
+Parts of the graph become engines of TensorRT, the rest stays with Paddle; where nothing does, Paddle says so in its log
+at most. So it is proved: for a `.pdmodel` by that log, for a `.json` (Paddle 3) by the operators of the converted program.
+"""
+
+import contextlib
+import importlib.util
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bench.backends import BaseBackend, Session, Setup
+from bench.catalog import HardwareProfile
+from bench.errors import EXPORT_AGAIN, BenchError, Failed, Unavailable
+from bench.gpu import causes
+from bench.overhear import standard_error
+from bench.paddle_inference import (
+    PLACE,
+    GpuPredictor,
+    config_of,
+    executed,
+    predictor_of,
+    require_gpu,
+    said,
+    use_gpu,
+    versions_of,
+)
+from bench.schema import Frozen, Validity
+
+WORKSPACE_BYTES = 1 << 30
+ENGINES = "engines"
+FACTS = "tensorrt.json"
+ENGINE_OPERATOR = "tensorrt_engine"
+#: what a log holds where TensorRT works: a part of the graph with so many nodes, and what became of it
+SUBGRAPH = r"detect a sub-graph with (\d+) nodes"
+BUILT, LOADED = "Prepare TRT engine", "Load TRT Optimized Info from"
+#: what it says of fp16, and where the GPU has none
+HALF, NO_HALF = r"[Rr]un Paddle-TRT FP16 mode", r"FP16.{,60}(?:use FP32 instead|run Paddle-TRT FP32 mode)"
+#: operators of a program that compute nothing
+IDLE = {"data", "feed", "fetch", "full", "full_int_array", "p", "shadow_output"}
+COMPUTING = ("conv", "matmul", "fc", "mul")
+
+
+class Built(Frozen, frozen=True):
+    """What the build of an engine showed: the nodes of each part that TensorRT took, and whether it took fp16.
+
+    `operators` are those of the program before, `left` those that stayed with Paddle, by type; neither is known of a
+    `.pdmodel`, and `nodes` and `half` not of a `.json`.
+    """
+
+    nodes: tuple[int, ...] = ()
+    half: bool | None = None
+    operators: dict[str, int] = {}
+    left: dict[str, int] = {}
+
+
+class TensorRtSession(GpuPredictor, Session):
+    """`built` is what is known of the engine, `versions` those of TensorRT: compiled with, and found at run time."""
+
+    def __init__(self, predictor: Any, engine: Path, setup: Setup, built: Built, rebuilt: bool) -> None:
+        super().__init__(predictor, engine)
+        self._setup = setup
+        self._built = built
+        self._rebuilt = rebuilt
+        self._versions = _versions()
+
+    def effective(self) -> dict[str, Any]:
+        """The share of the graph by its nodes where the log counts them, else by what computes in the program."""
+        left = self._built.left or self._left_by_profile()
+        facts: dict[str, Any] = {
+            "place": PLACE,
+            "tensorrt_nodes": list(self._built.nodes),
+            "operators_left": left,
+            "tensorrt_share": _share(self._built, left),
+            "engine": "built" if self._rebuilt else "loaded",
+            **versions_of(self._paddle),
+            **self._versions,
+        }
+        if self._built.half is not None:
+            facts["precision"] = "fp16" if self._built.half else "fp32"
+        return {name: value for name, value in facts.items() if value not in (None, [], {})}
+
+    def _left_by_profile(self) -> dict[str, int]:
+        """What one inference executes besides engines; nothing where Paddle's profiler doesn't tell."""
+        with contextlib.suppress(Exception):  # a fact less, and no reason to fail
+            return dict(Counter(name for name in executed(self.run) if name not in IDLE | {ENGINE_OPERATOR}))
+        return {}
+
+    def validity(self) -> tuple[Validity, ...]:
+        return (*self._doubts(), *super().validity())
+
+    def _doubts(self) -> Iterator[Validity]:
+        compiled, running = self._versions["tensorrt_compiled"], self._versions["tensorrt"]
+        if compiled != running:
+            yield Validity("misconfigured", f"TensorRT {running} found, Paddle was built with {compiled}")
+        if self._rebuilt:
+            yield Validity("misconfigured", "the engine was not the one that was built, but made anew when it was opened")
+
+
+def _share(built: Built, left: Mapping[str, int]) -> float | None:
+    """Of the nodes, or for a converted program of the operators that compute, those in engines of TensorRT."""
+    if built.nodes:
+        inside = sum(built.nodes)
+        return round(inside / (inside + sum(left.values())), 3) if left else None
+    before, after = _computing(built.operators), _computing(built.left)
+    return round(1 - after / before, 3) if before else None
+
+
+def _computing(operators: Mapping[str, int]) -> int:
+    return sum(count for name, count in operators.items() if any(mark in name for mark in COMPUTING))
+
+
+def _versions() -> dict[str, str]:
+    from paddle import inference
+
+    compiled, running = inference.get_trt_compile_version(), inference.get_trt_runtime_version()
+    return {"tensorrt_compiled": _dotted(compiled), "tensorrt": _dotted(running)}
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
+
+
+def operators(program: Path) -> dict[str, int]:
+    """How often each type of operator stands in a program of Paddle 3, whose file is JSON.
+
+    Its operators are {"#": "1.conv2d", …}, parameters {"#": "p", …}. Raises Failed for a file that is none.
+    """
+    try:
+        regions = msgspec.json.decode(program.read_bytes())["program"]["regions"]
+        kinds = [each["#"] for region in regions for block in region["blocks"] for each in block["ops"]]
+    except (OSError, msgspec.DecodeError, KeyError, TypeError) as error:
+        raise Failed(f"{program.name} is no program of Paddle 3", said(error, program), EXPORT_AGAIN) from error
+    counted = Counter(kind.rpartition(".")[2] for kind in kinds)
+    return {kind: count for kind, count in sorted(counted.items()) if kind not in IDLE}
+
+
+def understood(log: str) -> Built:
+    """What Paddle's log says of a predictor that it made."""
+    nodes = tuple(map(int, re.findall(SUBGRAPH, log)))
+    return Built(nodes=nodes, half=bool(re.search(HALF, log)) and not re.search(NO_HALF, log))
+
+
+class Backend(BaseBackend):
+    name = "paddle_tensorrt"
+    requires = ("paddle",)
+    install = "pip install paddlepaddle-gpu==2.6.2 'numpy<2' setuptools"
+    distributions = ("paddlepaddle-gpu", "tensorrt", "tensorrt-cu11", "tensorrt-cu12")
+    source = "paddle"
+    engine = "paddle_tensorrt"
+    kinds = frozenset({"gpu"})
+    precisions = frozenset({"fp32", "fp16"})
+    # As PaddleClas sets them for its tables (deploy/utils/predictor.py): 30 nodes at least, no dynamic shapes.
+    options = {
+        "min_subgraph_size": "30",
+        "shapes": ("fixed", "dynamic"),
+        "memory_optim": ("on", "off"),
+        "tf32": ("off", "on"),
+    }
+
+    def environment(self, options: Mapping[str, str]) -> dict[str, str]:
+        return {"NVIDIA_TF32_OVERRIDE": "0"} if options["tf32"] == "off" else {}
+
+    def probe(self, device: HardwareProfile) -> str:
+        paddle = self.runtime(device)
+        require_gpu(paddle)
+        _require_tensorrt(paddle)
+        return str(paddle.__version__)
+
+    def variant(self, setup: Setup) -> dict[str, str]:
+        """Paddle's own cache looks at neither weights nor GPU nor versions, so every engine has a folder to itself."""
+        gpu = setup.found.get("gpu", {})
+        return {
+            "precision": setup.case.precision,
+            "batch_size": str(setup.case.batch_size),
+            "input_shape": "x".join(map(str, setup.input_shape)),
+            "gpu": " ".join([setup.device.name, *(str(gpu.get(fact, "")) for fact in ("name", "capability", "driver"))]),
+            **setup.options,
+        }
+
+    def build(self, source: Path, folder: Path, setup: Setup) -> Path:
+        self.refuse_precision(setup.case)
+        paddle = self.runtime(setup.device)
+        require_gpu(paddle)
+        _require_tensorrt(paddle)
+        if source.suffix == ".json":
+            return _converted(source, folder, setup)
+        return _prepared(source, folder, setup)
+
+    def open(self, engine: Path, setup: Setup) -> Session:
+        self.refuse_precision(setup.case)
+        paddle = self.runtime(setup.device)
+        require_gpu(paddle)
+        built = _facts(engine)
+        config = config_of(engine)
+        if engine.suffix == ".json":
+            predictor = _of_converted(config, engine, setup)
+            return TensorRtSession(predictor, engine, setup, built, rebuilt=False)
+        predictor, log = _with_engines(config, engine, setup)
+        # Modes are logged only where an engine is made.
+        known = msgspec.structs.replace(understood(log), half=built.half)
+        return TensorRtSession(predictor, engine, setup, known, rebuilt=BUILT in log)
+
+
+def _require_tensorrt(paddle: Any) -> None:
+    """Raises Unavailable where the libraries, or for Paddle 3 the Python package, of TensorRT are missing."""
+    from paddle import inference
+
+    try:
+        inference.get_trt_runtime_version()
+    except Exception as error:  # it raises what its C++ side throws
+        otherwise = Unavailable("the libraries of TensorRT are not found", said(error, Path("-")), causes.TENSORRT)
+        raise causes.explained(str(error), otherwise) from error
+    if not any(inference.get_trt_compile_version()):
+        raise Unavailable(f"this PaddlePaddle ({paddle.__version__}) was built without TensorRT", "", causes.PADDLE)
+    if importlib.util.find_spec("paddle.tensorrt") and not importlib.util.find_spec("tensorrt"):
+        raise Unavailable(
+            f"Paddle {paddle.__version__} converts programs with TensorRT's Python package, which is not installed",
+            f"it was built with TensorRT {_dotted(inference.get_trt_compile_version())}",
+            "install that release of tensorrt",
+        )
+
+
+# .pdmodel: Paddle makes the engines when it opens a model, and keeps them in a folder
+
+
+def _prepared(source: Path, folder: Path, setup: Setup) -> Path:
+    """A copy of the model, with the engines of its first opening and what that logged beside it."""
+    engine = folder / source.name
+    for file in (source, source.with_suffix(".pdiparams")):
+        shutil.copy(file, folder / file.name)
+    (folder / ENGINES).mkdir()
+    if setup.options["shapes"] == "dynamic":
+        _collect_shapes(engine, setup)
+    predictor, log = _with_engines(config_of(engine), engine, setup)
+    with standard_error() as later:
+        _infer_once(predictor, setup)
+    (folder / FACTS).write_bytes(msgspec.json.encode(understood(log + later.text)))
+    return engine
+
+
+def _with_engines(config: Any, engine: Path, setup: Setup) -> tuple[Any, str]:
+    """A predictor of which TensorRT computes a part, and what was logged. Raises Failed where it computes none."""
+    from paddle import inference
+
+    use_gpu(config)
+    half = setup.case.precision == "fp16"
+    config.enable_tensorrt_engine(
+        workspace_size=WORKSPACE_BYTES,
+        max_batch_size=setup.case.batch_size,
+        min_subgraph_size=_least_nodes(setup),
+        precision_mode=inference.PrecisionType.Half if half else inference.PrecisionType.Float32,
+        use_static=True,
+        use_calib_mode=False,
+    )
+    config.set_optim_cache_dir(str(engine.parent / ENGINES))
+    shapes = engine.parent / "shapes.pbtxt"
+    if setup.options["shapes"] == "dynamic":
+        config.enable_tuned_tensorrt_dynamic_shape(str(shapes), True)
+    if setup.options["memory_optim"] == "on":
+        config.enable_memory_optim()
+    predictor, log = predictor_of(config, engine)
+    if not re.search(SUBGRAPH, log):
+        raise _took_nothing(setup)
+    return predictor, log
+
+
+def _collect_shapes(engine: Path, setup: Setup) -> None:
+    """Writes the shapes of all that an inference without TensorRT computes; the file is there once that ends."""
+    config = config_of(engine)
+    use_gpu(config)
+    config.collect_shape_range_info(str(engine.parent / "shapes.pbtxt"))
+    predictor, _ = predictor_of(config, engine)
+    for _ in range(2):  # Paddle takes the more frequent ones as those to optimise for
+        _infer_once(predictor, setup)
+    del predictor
+
+
+def _infer_once(predictor: Any, setup: Setup) -> None:
+    import numpy as np
+
+    image = np.zeros([setup.case.batch_size, *setup.input_shape], np.float32)
+    for name in predictor.get_input_names():
+        handle = predictor.get_input_handle(name)
+        handle.reshape(image.shape)
+        handle.copy_from_cpu(image)
+    predictor.run()
+    for name in predictor.get_output_names():
+        predictor.get_output_handle(name).copy_to_cpu()
+
+
+# .json: a converter makes the engines, and a program that runs them
+
+
+def _converted(source: Path, folder: Path, setup: Setup) -> Path:
+    import numpy as np
+    from paddle.tensorrt.export import Input, PrecisionMode, TensorRTConfig, convert
+
+    os.environ["HOME"] = str(folder)  # the converter keeps engines there
+    np.random.seed(0)  # which it draws its inputs from
+    shape = (setup.case.batch_size, *setup.input_shape)
+    config = TensorRTConfig(
+        inputs=[Input(min_input_shape=shape, optim_input_shape=shape, max_input_shape=shape)],
+        min_subgraph_size=_least_nodes(setup),
+        save_model_dir=str(folder / "inference"),
+        precision_mode=PrecisionMode.FP16 if setup.case.precision == "fp16" else PrecisionMode.FP32,
+        workspace_size=WORKSPACE_BYTES,
+    )
+    try:
+        convert(str(source.with_suffix("")), config)
+    except Exception as error:  # it raises what its C++ side, or TensorRT, throws
+        otherwise = Failed(f"Paddle cannot convert {source.name} for TensorRT", said(error, source))
+        raise causes.explained(str(error), otherwise) from error
+    engine = folder / "inference.json"
+    left = operators(engine)
+    if not left.pop(ENGINE_OPERATOR, 0):
+        raise _took_nothing(setup)
+    (folder / FACTS).write_bytes(msgspec.json.encode(Built(operators=operators(source), left=left)))
+    return engine
+
+
+def _of_converted(config: Any, engine: Path, setup: Setup) -> Any:
+    import paddle
+
+    wanted = operators(engine).get(ENGINE_OPERATOR, 0)
+    if not wanted:
+        raise _took_nothing(setup)
+    # The program names engines by where they were made; where they are not any more, Paddle looks in this folder.
+    folders = {file.parent for file in engine.parent.rglob("*.trt")}
+    for folder in folders:
+        paddle.set_flags({"FLAGS_trt_engine_serialized_path": str(folder)})
+    use_gpu(config)
+    if setup.options["memory_optim"] == "on":
+        config.enable_memory_optim()
+    return predictor_of(config, engine)[0]
+
+
+def _least_nodes(setup: Setup) -> int:
+    return int(float(setup.options["min_subgraph_size"]))
+
+
+def _took_nothing(setup: Setup) -> BenchError:
+    return Failed(
+        "TensorRT took no part of the network",
+        f"none has {_least_nodes(setup)} nodes that it can compute",
+        "try smaller ones: --set paddle_tensorrt.min_subgraph_size=3",
+    )
+
+
+def _facts(engine: Path) -> Built:
+    try:
+        return msgspec.json.decode((engine.parent / FACTS).read_bytes(), type=Built)
+    except (OSError, msgspec.DecodeError) as error:
+        raise Failed(f"{engine.name} is no engine that was built here", "its facts are missing", EXPORT_AGAIN) from error
