@@ -104,7 +104,7 @@ def one_of(*allowed: str) -> Callable[[str], str]:
 EXPORTED = ("paddle", "onnx", "openvino", "tensorrt", "paddle_lite")
 NUMBERS = listed("N,N,…", positive)
 PRECISIONS = listed("PRECISION,…", one_of("fp32", "fp16", "bf16", "int8"))
-INTERVALS = listed("INTERVAL,…", one_of("compute", "end_to_end"))
+INTERVALS = listed("INTERVAL,…", one_of("compute", "end_to_end", "device"))
 NAMES = listed("NAME,…", str)
 
 

@@ -1,4 +1,4 @@
-"""Paddle Inference, as far as its CPU, its GPU and its TensorRT share it: parameter files, words, predictors on a GPU."""
+"""Paddle Inference, as far as the backends over it share it: parameter files, its words, predictors on a GPU."""
 
 import math
 import re
@@ -157,8 +157,8 @@ def broken_off(error: Exception, file: Path) -> BenchError:
 class GpuPredictor:
     """A predictor on the GPU, to be mixed into a Session.
 
-    Paddle's `run` and `copy_from_cpu` only enqueue, so `run` here ends with waiting for the GPU, while `end_to_end` ends
-    with copying out, which waits too. The inputs of `run` are tensors on the GPU that the predictor shares.
+    Paddle's `run` and `copy_from_cpu` only enqueue, so `run` here ends with waiting for the GPU, while `end_to_end`
+    ends with copying out, which waits too. The inputs of `run` are tensors on the GPU that the predictor shares.
     """
 
     clock: Clock
@@ -223,7 +223,7 @@ def versions_of(paddle: Any) -> dict[str, str]:
 
 
 def executed(run: Callable[[], object]) -> list[str]:
-    """The types of the operators that `run()` executes, by Paddle's own profiler, such as conv2d and tensorrt_engine."""
+    """The types of the operators that `run()` executes, such as conv2d and tensorrt_engine, by Paddle's profiler."""
     from paddle import profiler
 
     watch = profiler.Profiler(targets=[profiler.ProfilerTarget.CPU], on_trace_ready=lambda _: None)

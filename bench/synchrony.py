@@ -18,7 +18,7 @@ def unsynchronised(run: Callable[[], object], wait: Callable[[], object], clock:
     ran, waited, again = (median(column) for column in zip(*tries, strict=True))
     left = waited - again
     if left > max(MOST_LEFT * ran, SLACK_NS):
-        yield Validity("unsynchronised", f"{left / 1e6:.3f} ms of work were left when a call of {ran / 1e6:.3f} ms ended")
+        yield Validity("unsynchronised", f"{left / 1e6:.3f} ms of work were left after a call of {ran / 1e6:.3f} ms")
 
 
 def _spans(run: Callable[[], object], wait: Callable[[], object], clock: Clock) -> tuple[int, int, int]:

@@ -272,9 +272,14 @@ class TestShell:
     def test_a_signal_is_128_and_its_number(self, device):
         assert device.shell("kill -SEGV $$").code == 128 + signal.SIGSEGV
 
-    @pytest.mark.parametrize("script", ["'", "(", "if", "-x", "exit 3; }", "false; exit", "# nothing", ""])
+    @pytest.mark.parametrize("script", ["'", "(", "if", "exit 3; }", "false; exit", "# nothing", ""])
     def test_odd_scripts_end_all_the_same(self, device, script):
         assert isinstance(device.shell(script).code, int)
+
+    @pytest.mark.parametrize("script", ["-x", "--help", ["-c", "true"]])
+    def test_a_script_is_no_option_of_the_shell(self, device, script):
+        command_not_found = 127
+        assert device.shell(script).code == command_not_found
 
     @pytest.mark.parametrize("text", ["", "no newline", "\n\n\n", "a\r\nb\r", "\0\1", "Ünï 模型 🦜\n", "x" * 300_000])
     def test_output_is_kept_to_the_byte(self, device, tmp_path, text):

@@ -395,7 +395,7 @@ def test_unknown_cores_are_bound_nowhere():
         (8, UNBOUND, "0-7", ""),
         (9, UNBOUND, "0-7", "9 threads asked, the phone has 8 cores"),
         (4, BIG, "0-6", "4 threads asked, 3 big cores are online (not cpu7)"),
-        (2, BIG, "0-6", "2 threads asked, which are bound to cpu6, cpu7 or to none: cpu7 is offline"),
+        (2, BIG, "0-6", "2 threads asked, to be bound to cpu6, cpu7 or else to none: cpu7 is offline"),
         (2, BIG, "0-4,6,7", ""),
         (4, BIG, "", ""),
     ],

@@ -184,7 +184,7 @@ class OrtGpuSession(Session):
     def effective(self) -> dict[str, Any]:
         """Where nodes are computed as the graph was divided up; options as the provider gives them back.
 
-        The TensorRT provider doesn't tell in which precision it computes, so `trt_fp16_enable` is all that is on record.
+        The TensorRT provider doesn't tell in which precision it computes; `trt_fp16_enable` is all that is on record.
         """
         wanted = _wanted(self._setup)
         given_back = self._session.get_provider_options().get(wanted, {})
@@ -194,6 +194,8 @@ class OrtGpuSession(Session):
             "compute_nodes": dict(Counter(provider for provider, operator in self._nodes if _computes(operator))),
             "provider_options": told,
         }
+        graph = "enable_cuda_graph" if wanted == CUDA else "trt_cuda_graph_enable"
+        facts["cuda_graph"] = given_back.get(graph) == "1"
         if wanted == CUDA:
             facts["tf32"] = given_back.get("use_tf32") not in ("0", None)
             facts["precision"] = "fp16" if carries_fp16(self._engine) else _precision(self._session, self._operators)
@@ -472,11 +474,11 @@ def _session(engine: Path, settings: Any, providers: list[tuple[str, dict[str, s
         except Exception as raised:  # its exceptions share no base class of their own
             error = raised
     if error is not None:
-        otherwise = Failed(f"ONNX Runtime cannot open {engine.name}", complaint(error, engine))
-        raise causes.explained(f"{log.text}\n{error}", otherwise) from error
+        damaged = Failed(f"ONNX Runtime cannot open {engine.name}", complaint(error, engine))
+        raise causes.explained(f"{log.text}\n{error}", damaged) from error
     if (there := session.get_providers())[:1] != [wanted]:
-        otherwise = Unavailable(f"ONNX Runtime left {wanted} out", f"it has {', '.join(there)}", "see: bench doctor")
-        raise causes.explained(log.text, otherwise)
+        left_out = Unavailable(f"ONNX Runtime left {wanted} out", f"it has {', '.join(there)}", "see: bench doctor")
+        raise causes.explained(log.text, left_out)
     return session
 
 

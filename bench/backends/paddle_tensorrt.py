@@ -1,7 +1,7 @@
 """Paddle Inference with TensorRT: the path of the published V100 and T4 figures.
 
 Parts of the graph become engines of TensorRT, the rest stays with Paddle; where nothing does, Paddle says so in its log
-at most. So it is proved: for a `.pdmodel` by that log, for a `.json` (Paddle 3) by the operators of the converted program.
+at most. So it is proved: for a `.pdmodel` by that log, for a `.json` (Paddle 3) by the operators of the program made.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ import msgspec
 
 from bench.backends import BaseBackend, Session, Setup
 from bench.catalog import HardwareProfile
-from bench.errors import EXPORT_AGAIN, BenchError, Failed, Unavailable
+from bench.errors import EXPORT_AGAIN, BenchError, Failed, Unavailable, Unsupported
 from bench.gpu import causes
 from bench.overhear import standard_error
 from bench.paddle_inference import (
@@ -35,6 +35,8 @@ from bench.paddle_inference import (
 from bench.schema import Frozen, Validity
 
 WORKSPACE_BYTES = 1 << 30
+#: the first version of TensorRT without networks of an implicit batch, which Paddle makes of fixed shapes
+EXPLICIT_BATCH = 10
 ENGINES = "engines"
 FACTS = "tensorrt.json"
 ENGINE_OPERATOR = "tensorrt_engine"
@@ -73,7 +75,7 @@ class TensorRtSession(GpuPredictor, Session):
 
     def effective(self) -> dict[str, Any]:
         """The share of the graph by its nodes where the log counts them, else by what computes in the program."""
-        left = self._built.left or self._left_by_profile()
+        left = self._built.left if self._built.operators else self._left_by_profile()
         facts: dict[str, Any] = {
             "place": PLACE,
             "tensorrt_nodes": list(self._built.nodes),
@@ -87,11 +89,12 @@ class TensorRtSession(GpuPredictor, Session):
             facts["precision"] = "fp16" if self._built.half else "fp32"
         return {name: value for name, value in facts.items() if value not in (None, [], {})}
 
-    def _left_by_profile(self) -> dict[str, int]:
-        """What one inference executes besides engines; nothing where Paddle's profiler doesn't tell."""
+    def _left_by_profile(self) -> dict[str, int] | None:
+        """What one inference executes besides engines; None where Paddle's profiler doesn't even see these."""
+        counted: Counter[str] = Counter()
         with contextlib.suppress(Exception):  # a fact less, and no reason to fail
-            return dict(Counter(name for name in executed(self.run) if name not in IDLE | {ENGINE_OPERATOR}))
-        return {}
+            counted.update(name for name in executed(self.run) if name not in IDLE)
+        return dict(counted) if counted.pop(ENGINE_OPERATOR, 0) else None
 
     def validity(self) -> tuple[Validity, ...]:
         return (*self._doubts(), *super().validity())
@@ -100,15 +103,14 @@ class TensorRtSession(GpuPredictor, Session):
         compiled, running = self._versions["tensorrt_compiled"], self._versions["tensorrt"]
         if compiled != running:
             yield Validity("misconfigured", f"TensorRT {running} found, Paddle was built with {compiled}")
-        if self._rebuilt:
-            yield Validity("misconfigured", "the engine was not the one that was built, but made anew when it was opened")
 
 
-def _share(built: Built, left: Mapping[str, int]) -> float | None:
+def _share(built: Built, left: Mapping[str, int] | None) -> float | None:
     """Of the nodes, or for a converted program of the operators that compute, those in engines of TensorRT."""
-    if built.nodes:
-        inside = sum(built.nodes)
-        return round(inside / (inside + sum(left.values())), 3) if left else None
+    if left is None:
+        return None
+    if inside := sum(built.nodes):
+        return round(inside / (inside + sum(left.values())), 3)
     before, after = _computing(built.operators), _computing(built.left)
     return round(1 - after / before, 3) if before else None
 
@@ -181,7 +183,7 @@ class Backend(BaseBackend):
             "precision": setup.case.precision,
             "batch_size": str(setup.case.batch_size),
             "input_shape": "x".join(map(str, setup.input_shape)),
-            "gpu": " ".join([setup.device.name, *(str(gpu.get(fact, "")) for fact in ("name", "capability", "driver"))]),
+            "gpu": str([setup.device.name, *(gpu.get(fact) for fact in ("name", "capability", "driver"))]),
             **setup.options,
         }
 
@@ -250,6 +252,12 @@ def _with_engines(config: Any, engine: Path, setup: Setup) -> tuple[Any, str]:
     """A predictor of which TensorRT computes a part, and what was logged. Raises Failed where it computes none."""
     from paddle import inference
 
+    if setup.options["shapes"] == "fixed" and inference.get_trt_runtime_version()[0] >= EXPLICIT_BATCH:
+        raise Unsupported(
+            f"TensorRT {_dotted(inference.get_trt_runtime_version())} takes no model without the range of its shapes",
+            f"the last that does is {EXPLICIT_BATCH - 1}",
+            "type: --set paddle_tensorrt.shapes=dynamic",
+        )
     use_gpu(config)
     half = setup.case.precision == "fp16"
     config.enable_tensorrt_engine(
@@ -358,4 +366,4 @@ def _facts(engine: Path) -> Built:
     try:
         return msgspec.json.decode((engine.parent / FACTS).read_bytes(), type=Built)
     except (OSError, msgspec.DecodeError) as error:
-        raise Failed(f"{engine.name} is no engine that was built here", "its facts are missing", EXPORT_AGAIN) from error
+        raise Failed(f"{engine.name} is no engine of ours", f"{FACTS} is not beside it", EXPORT_AGAIN) from error

@@ -131,7 +131,7 @@ def test_outputs_are_those_of_the_inputs_fed(bench):
 
 
 def test_closing_frees_all(bench):
-    session = bench.open(bench.setup(graph="on"))
+    session = bench.open(bench.setup(cuda_graph="on"))
     session.feed([images()])
     for _ in range(3):
         session.run()
@@ -263,13 +263,13 @@ def test_builds_may_differ_in_speed_and_are_told_apart(make):
 
 
 def test_a_graph_is_captured_after_the_first_inference_and_computes_the_same(bench):
-    session = bench.open(bench.setup(graph="on"))
+    session = bench.open(bench.setup(cuda_graph="on"))
     session.feed([images(1)])
     session.run()
-    assert session.effective()["graph"] is False
+    assert session.effective()["cuda_graph"] is False
     session.run()
     session.run()
-    assert session.effective()["graph"] is True
+    assert session.effective()["cuda_graph"] is True
     assert bench.api.calls.count("cudaGraphLaunch") == 2
     np.testing.assert_array_equal(session.fetch()[0], expected(images(1)))
     session.feed([images(2)])
@@ -280,16 +280,16 @@ def test_a_graph_is_captured_after_the_first_inference_and_computes_the_same(ben
 @pytest.mark.parametrize("generation", GENERATIONS)
 def test_what_cannot_be_captured_runs_without_and_says_so(make, generation):
     bench = make(generation, says={"execute_async_v3": (False, "cannot be captured")})
-    setup = bench.setup(graph="on")
+    setup = bench.setup(cuda_graph="on")
     session = bench.open(setup)
     session.feed([images()])
     for _ in range(3):
         session.run()
     np.testing.assert_array_equal(session.fetch()[0], expected(images()))
     effective = session.effective()
-    assert effective["graph"] is False
+    assert effective["cuda_graph"] is False
     deviations = backends.deviations(setup.case, setup.options, effective)
-    assert deviations == ("graph: on asked, off in effect",)
+    assert deviations == ("cuda_graph: on asked, off in effect",)
 
 
 # Precisions
@@ -660,7 +660,7 @@ def test_an_engine_is_of_all_that_decides_it(make):
         return msgspec.json.encode(bench.backend.variant(setup))
 
     gpu = {"name": "Tesla T4", "capability": [7, 5], "driver": "535.10"}
-    same = variant({"gpu": gpu}), variant({"gpu": gpu}, graph="on")
+    same = variant({"gpu": gpu}), variant({"gpu": gpu}, cuda_graph="on")
     others = [
         variant(),
         variant({"gpu": {**gpu, "driver": "550.1"}}),

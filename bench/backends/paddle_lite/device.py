@@ -243,8 +243,8 @@ class DeviceSession(Session):
         each = "each inference" if self._tool.kind == tool.OURS else "a mean of as many as its loops say"
         return Account(
             semantics={
-                "compute": f"a synchronous inference of the whole batch on the phone, timed there by {self._tool.kind}: "
-                f"{each}, the input set once"
+                "compute": "a synchronous inference of the whole batch on the phone, timed there by "
+                f"{self._tool.kind}: {each}, the input set once"
             },
             requested={"cpus": list(cores), "power_mode": self._power_mode},
             effective=threads | ({"tasks": msgspec.to_builtins(tasks)} if tasks else {}),

@@ -28,7 +28,7 @@ class Backend(BaseBackend):
     builds = 3
     builds = 3
     options = {
-        "graph": ("off", "on"),
+        "cuda_graph": ("off", "on"),
         "tf32": ("off", "on"),
         "strong_typing": ("off", "on"),
         "level": ("3", "0", "1", "2", "4", "5"),
@@ -64,7 +64,7 @@ class Backend(BaseBackend):
         self.refuse_precision(setup.case)
         trt, runtime, gpu = self._started(setup)
         content, facts = plan.load(engine, trt, gpu, setup)
-        return TensorRtSession(trt, runtime, gpu, content, facts, graph=setup.options["graph"] == "on")
+        return TensorRtSession(trt, runtime, gpu, content, facts, graph=setup.options["cuda_graph"] == "on")
 
     def _started(self, setup: Setup) -> tuple[Any, cuda.Cuda, cuda.Gpu]:
         """TensorRT, the CUDA runtime, and the GPU, which is this process's from now on."""

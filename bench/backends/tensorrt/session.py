@@ -275,7 +275,7 @@ class TensorRtSession(Session):
             "driver_cuda": self._gpu.driver,
             "typing": self._facts.typing,
             "tf32": self._facts.tf32,
-            "graph": self._graph is not None,
+            "cuda_graph": self._graph is not None,
             "plan_sha256": self._facts.plan_sha256,
             "layer_types": dict(types),
         }
