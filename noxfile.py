@@ -12,7 +12,7 @@ nox.options.sessions = ["lint", "tests", "backends", "phones", "docs", "stale", 
 nox.options.error_on_external_run = True
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-LIGHT = "not runtime and not lite and not adb and not slow and not browser"
+LIGHT = "not runtime and not lite and not adb and not rtx and not slow and not browser"
 SUPPORTED = ("3.11", "3.12", "3.13")
 
 
@@ -185,6 +185,20 @@ def scale(session: nox.Session) -> None:
     """Time and memory of `bench report` over 10,000, 100,000 and 1,000,000 records; fails beyond the limits."""
     session.install("-e", ".[report]")
     session.run("python", "tests/scale.py", *session.posargs)
+
+
+@nox.session(python=PYTHONS[:1])
+def rtx(session: nox.Session) -> None:
+    """Our build code against a real builder, TensorRT-RTX's, which needs no GPU: cards of eight families (minutes)."""
+    session.install("-e", ".[cpu,rtx,test]")
+    session.run("pytest", "-m", "rtx", "--timeout=1200", "tests/gpu/test_rtx.py", *session.posargs)
+
+
+@nox.session(python=PYTHONS[:1])
+def surfaces(session: nox.Session) -> None:
+    """Whether TensorRT's published bindings, 8.6 to 11.4, have the names that we use; needs a C compiler."""
+    session.install("pip", "-e", ".")
+    session.run("python", "tests/gpu/surfaces.py", *session.posargs)
 
 
 @nox.session

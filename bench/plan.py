@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from bench.backends import KNOWN, BaseBackend, settle
+from bench.backends import BaseBackend, settle
 from bench.catalog import HardwareProfile, ModelCard
 from bench.schema import Case, Frozen, Precision, Settings, Status
 
@@ -96,8 +96,7 @@ def _obstacle(
     """("ok", "") or what stands in the way of a case, as far as can be told without loading a runtime."""
     backend = backends.get(case.backend)
     if backend is None:
-        known = "a later bench will have it" if case.backend in KNOWN else "there is no such backend"
-        return "unavailable", f"{case.backend} is not in this bench; {known}"
+        return "unavailable", f"{case.backend} is not in this bench"
     if profile.kind not in backend.kinds:
         return "unsupported", f"{case.backend} here runs on {', '.join(sorted(backend.kinds))}, not on a {profile.kind}"
     if case.precision not in backend.precisions:

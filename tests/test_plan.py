@@ -106,13 +106,7 @@ def test_the_estimate_grows_with_cases_and_stays_an_upper_bound():
 @pytest.mark.parametrize(
     ("request_", "options", "status", "reason"),
     [
-        (
-            Request(backends=("tensorrt",)),
-            {},
-            "unavailable",
-            "tensorrt is not in this bench; a later bench will have it",
-        ),
-        (Request(backends=("abacus",)), {}, "unavailable", "abacus is not in this bench; there is no such backend"),
+        (Request(backends=("abacus",)), {}, "unavailable", "abacus is not in this bench"),
         (
             Request(backends=("openvino",)),
             {"profile": catalog.profile("t4")},
@@ -150,7 +144,7 @@ def test_the_estimate_grows_with_cases_and_stays_an_upper_bound():
             "5 threads asked, 4 CPUs may be used here",
         ),
     ],
-    ids=["later", "unknown", "kind", "precision", "published", "onnx", "missing", "threads"],
+    ids=["unknown", "kind", "precision", "published", "onnx", "missing", "threads"],
 )
 def test_a_case_is_left_out_with_its_reason(request_, options, status, reason):
     planned = make(request_, **options)
@@ -224,7 +218,7 @@ def test_another_machine_is_refused(device, description, looked_for, found):
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("device", [name for name, profile in catalog.profiles().items() if name != "cpu" and profile.kind != "phone"])
+@pytest.mark.parametrize("device", ["t4", "v100", "xeon-6148", "xeon-6271c"])
 def test_a_machine_that_says_nothing_is_no_named_device(device):
     with pytest.raises(Unavailable):
         devices.refuse_stranger(catalog.profile(device), machine(None))

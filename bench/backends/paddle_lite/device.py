@@ -127,7 +127,7 @@ class DeviceSession(Session):
         self._fed = content
 
     def run(self) -> None:
-        self._last = self._start(warmup=0, repeats=1, output=True)
+        self._last = self._start(0, 1, RUN_S, output=True)
 
     def fetch(self) -> "Arrays":
         import numpy as np
@@ -172,7 +172,7 @@ class DeviceSession(Session):
         affinity, during = self._look_at_work(last.samples_ns[0])
         starts = []
         for _ in range(STARTS):
-            starts.append(self._start(warmup, repeats, limit_s=limit_s))
+            starts.append(self._start(warmup, repeats, limit_s))
             _require_same(starts[-1].outputs, last.outputs)
             during.append(self._rest())
         after = phone.condition(self._read)
@@ -270,7 +270,7 @@ class DeviceSession(Session):
             result_path=f"{self._folder}/result" if self._tool.dialect.result else None,
         )
 
-    def _start(self, warmup: int, repeats: int, output: bool = False, limit_s: float = RUN_S) -> Start:
+    def _start(self, warmup: int, repeats: int, limit_s: float, output: bool = False) -> Start:
         """One start, and what it printed, in files of its own. Raises Failed for anything in doubt."""
         asked = self._asked(warmup, repeats, output)
         old = shlex.join(["rm", "-f", f"{self._folder}/result", f"{self._folder}/output"])

@@ -143,12 +143,17 @@ class Build:
         if not any(-1 in shape for shape in model.inputs().values()):
             return
         profile = model.builder.create_optimization_profile()
+        index, found = -1, ""
         with self.log.part() as entries:
-            for name, shape in shapes.items():
-                profile.set_shape(name, shape, shape, shape)
-            index = config.add_optimization_profile(profile)
+            try:
+                for name, shape in shapes.items():
+                    profile.set_shape(name, shape, shape, shape)
+                index = config.add_optimization_profile(profile)
+            except RuntimeError as error:  # so `set_shape` refuses some shapes
+                found = str(error)
         if index < 0:
-            raise journal.trouble(f"TensorRT rejects the profile for {_in_words(shapes)}", journal.said(entries))
+            what = f"TensorRT rejects the profile for {_in_words(shapes)}"
+            raise journal.trouble(what, journal.said(entries) or found)
 
     def serialise(self, model: Model, config: Config) -> bytes:
         with self.log.part() as entries:
