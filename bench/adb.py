@@ -143,7 +143,7 @@ class Adb:
         for calls in attempts:
             if self._answers(calls, time.monotonic() + share_s):
                 return self._stop_left(limit_s)
-        raise self._absent(limit_s)
+        raise self._absent()
 
     def _call(self, *arguments: str, timeout_s: float) -> "subprocess.CompletedProcess[bytes]":
         return _run(self.program, "-s", self.serial, *arguments, timeout_s=timeout_s)
@@ -263,16 +263,16 @@ class Adb:
             return False
         return True
 
-    def _absent(self, timeout_s: float) -> BenchError:
-        found = [listed for listed in devices(self.program, timeout_s) if listed.serial == self.serial]
+    def _absent(self) -> BenchError:
+        found = [listed for listed in devices(self.program, TIDY_S) if listed.serial == self.serial]
         if found and found[0].state not in ("device", "offline"):
             return unready(found[0])
         state = f"adb lists it as {found[0].state}" if found else "adb lists it no longer"
         return Lost(f"lost the connection to {self.serial}", state, "check its cable or network and run this again")
 
     def _trouble(self, done: "subprocess.CompletedProcess[bytes]") -> BenchError:
-        """What kept the client from its work."""
-        said = _error_line(_text(done.stderr) + "\n" + _text(done.stdout if done.returncode else b""))
+        """What kept the client from its work; with exit code 0 its streams hold nothing but the command's own words."""
+        said = _error_line(_text(done.stderr + b"\n" + done.stdout)) if done.returncode else ""
         for word, state in (("unauthorized", "unauthorized"), ("insufficient permissions", "no permissions")):
             if word in said:
                 return unready(Listed(self.serial, state, ""))
@@ -387,16 +387,16 @@ def _script(command: Sequence[str] | str) -> str:
 def _bounded(script: str, mark: str, timeout_s: float) -> str:
     """The script with a mark in its environment, a limit of its own, and at the end of both streams its exit code.
 
-    The limit comes after ours and matters only where the device can't be reached by then. Some versions of `timeout`
-    kill their child alone, so the others are ended here. The blank keeps a script from being an option.
+    The limit comes after ours and matters only where the device can't be reached by then. Versions of `timeout` differ:
+    some end their child alone, so the others are ended here, and some return 124 for a program that crashed, or now and
+    then 127 for one that did not, so the exit code is written below it. The blank keeps a script from being an option.
     """
     limit = f"timeout -s KILL {math.ceil(timeout_s) + 1}"
     end = f'echo; echo "{mark}=$r"'
+    run = f'sh -c "$1"; r=$?; {{ {end}; }} >&2; {end}'
     return (
         f"t='{limit}'; command -v timeout >/dev/null || t=; "
-        f"{JOB}={mark} $t sh -c {shlex.quote(' ' + script)}; r=$?; "
-        f"case $r in 124|137) {_stop([mark])};; esac; "
-        f"{{ {end}; }} >&2; {end}"
+        f"{JOB}={mark} $t sh -c {shlex.quote(run)} sh {shlex.quote(' ' + script)} || {{ {_stop([mark])}; }}; exit 0"
     )
 
 

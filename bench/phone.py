@@ -478,12 +478,18 @@ def big_and_little(phone: Phone) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Paddle Lite's two classes: cores of at least the mean of the lowest and highest clock, and the others.
 
     It reckons in whole MHz. For Snapdragon 835 to 855 and other chips it has a table that says the same; for a few old
-    chips of MediaTek the table says otherwise, and the affinity read back will show it.
+    chips of MediaTek the table says otherwise, and the affinity read back will show it. A core that was offline has no
+    clock to be read: it goes by its capacity, and passes for big without one.
     """
-    clocks = {core.number: (core.max_khz or 0) // 1000 for core in phone.cores}
+    clocks = {core.number: core.max_khz // 1000 for core in phone.cores if core.max_khz}
     middle = (min(clocks.values(), default=0) + max(clocks.values(), default=0)) // 2
-    big = tuple(cpu for cpu, clock in clocks.items() if clock >= middle)
-    return big, tuple(cpu for cpu in clocks if cpu not in big)
+    enough = min((core.capacity or 0 for core in phone.cores if clocks.get(core.number, 0) >= middle), default=0)
+
+    def is_big(core: Core) -> bool:
+        return clocks[core.number] >= middle if core.number in clocks else (core.capacity or enough) >= enough
+
+    big = tuple(core.number for core in phone.cores if is_big(core))
+    return big, tuple(core.number for core in phone.cores if core.number not in big)
 
 
 def cores_for(phone: Phone, condition: Condition, threads: int, power_mode: int) -> tuple[int, ...]:

@@ -303,10 +303,12 @@ def choose_cpus(available: tuple[int, ...], threads: int, repetition: int) -> tu
 
 
 def _unnamed(answer: AnyAnswer, serial: str) -> AnyAnswer:
-    """Without the serial number of a phone, as records get published."""
+    """Without a phone's serial number, and without the user's home, which a copy to the phone that failed may name:
+    records get published."""
     if not serial or not isinstance(answer, Problem):
         return answer
-    reason, log = (text.replace(serial, "…") for text in (answer.reason, answer.log))
+    home = str(Path.home())
+    reason, log = (text.replace(serial, "…").replace(home, "~") for text in (answer.reason, answer.log))
     return msgspec.structs.replace(answer, reason=reason, log=log)
 
 

@@ -257,7 +257,7 @@ class Runtime:
             made = {}
         if made.get("magic") != MAGIC:
             self.trt.log(
-                "Error Code 1: Serialization (Serialization assertion magicTagRead == kMAGIC_TAG failed.Magic tag does not match)"
+                "Error Code 1: Serialization (assertion magicTagRead == kMAGIC_TAG failed.Magic tag does not match)"
             )
             return None
         self.trt.loaded.append(made)

@@ -63,7 +63,7 @@ def test_without_a_gpu_it_says_why(api, reason):
 
 def test_older_bindings_raise_where_the_driver_is_missing():
     class Old(FakeCuda):
-        def _cudaDriverGetVersion(self):
+        def _cudaDriverGetVersion(self):  # noqa: N802
             raise RuntimeError("Failed to dlopen libcuda.so.1")
 
     with pytest.raises(Unavailable, match=r"^no NVIDIA driver; Failed to dlopen libcuda\.so\.1; "):

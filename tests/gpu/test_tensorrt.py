@@ -18,6 +18,7 @@ from bench.backends.tensorrt import journal
 from bench.catalog import profile
 from bench.errors import Failed, Unavailable, Unsupported, UsageError
 from bench.schema import Case, Settings
+from bench.trtexec import definitions
 
 WEAK = [name for name in GENERATIONS if "FP16" in SURFACES[name]["enumerations"]["BuilderFlag"]]
 STRONG = [name for name in GENERATIONS if name not in WEAK]
@@ -259,6 +260,48 @@ def test_builds_may_differ_in_speed_and_are_told_apart(make):
     assert variants[0] != variants[1]
 
 
+# trtexec
+
+
+@pytest.mark.parametrize("transfers", [True, False])
+def test_a_trace_gives_trtexecs_figures(bench, transfers):
+    session = bench.open()
+    session.feed([images()])
+    defaults = definitions.Defaults(
+        transfers=transfers,
+        spin_wait=True,
+        cuda_graph=False,
+        unstable_percent=1,
+        warmup_ms=5,
+        duration_s=0.02,
+        queries_in_flight=1,
+    )
+    spans = session.trace(defaults)
+    found = definitions.queries(spans)
+    assert found[-1].d2h.end >= 25 > found[-2].d2h.end
+    kept = definitions.select(found, defaults.warmup_ms)
+    figures = definitions.summary(kept, definitions.version("10.13"))
+    # The call that enqueues takes 5 µs, work 1 ms, a copy 10 µs: it hides what the host does meanwhile.
+    assert figures.enqueue.median == pytest.approx(0.005, abs=1e-6)
+    assert figures.compute.median == pytest.approx(1.0 if transfers else 1.005, abs=1e-4)
+    assert figures.h2d.median == pytest.approx(0.010 if transfers else 0, abs=1e-4)
+    assert figures.d2h.median == pytest.approx(0.010 if transfers else 0, abs=1e-4)
+    np.testing.assert_array_equal(session.fetch()[0], expected(images()))
+    session.close()
+    assert bench.api.alive == {}
+
+
+def test_queries_in_flight_hide_the_hosts_work(bench):
+    session = bench.open()
+    session.feed([images()])
+    release = definitions.version(bench.trt.__version__ if bench.trt.generation != "8.6" else "8.6")
+    session.trace(definitions.Defaults(False, True, False, 1, warmup_ms=0, duration_s=0, iterations=2))
+    spans = session.trace(definitions.Defaults(False, True, False, 1, warmup_ms=0, duration_s=0, iterations=10))
+    figures = definitions.summary(definitions.queries(spans), release)
+    assert figures.queries >= 10
+    assert figures.compute.median == pytest.approx(1.0, abs=1e-4)  # with one in flight it holds the enqueue call
+
+
 # CUDA graphs
 
 
@@ -311,7 +354,8 @@ def test_strong_typing_takes_fp16_from_the_model_alone(make, generation):
         bench.build(bench.setup("fp16"))
     assert str(raised.value) == (
         f"strongly typed, TensorRT {bench.trt.__version__} takes fp16 from the model alone; model.onnx has none of it; "
-        "make one with: python -m modelopt.onnx.autocast --onnx_path model.onnx --low_precision_type fp16 --keep_io_types"
+        "make one with: python -m modelopt.onnx.autocast "
+        "--onnx_path model.onnx --low_precision_type fp16 --keep_io_types"
     )
     session = bench.open(bench.setup("fp16"), HALF)
     assert bench.config.flags == set()
@@ -494,7 +538,8 @@ def test_what_the_parser_says_is_the_reason(bench):
     ("text", "error", "reason"),
     [
         (
-            "Error Code 6: The engine plan file is generated on an incompatible device, expecting compute 8.6 got compute 7.5, please rebuild.",
+            "Error Code 6: The engine plan file is generated on an incompatible device, "
+            "expecting compute 8.6 got compute 7.5, please rebuild.",
             Failed,
             "the engine was built for compute capability 8.6, this GPU has 7.5; ",
         ),
@@ -508,7 +553,8 @@ def test_what_the_parser_says_is_the_reason(bench):
         ("assertion header.magicTag == kEXPECTED_MAGIC_TAG failed.", Failed, "the file is no engine of TensorRT; "),
         ("assertion plan.header.size == blobSize failed.", Failed, "the file is cut off; "),
         (
-            "IBuilder::buildSerializedNetwork: Error Code 9: API Usage Error (Target GPU SM 70 is not supported by this TensorRT release.)",
+            "IBuilder::buildSerializedNetwork: Error Code 9: API Usage Error "
+            "(Target GPU SM 70 is not supported by this TensorRT release.)",
             Unsupported,
             "this TensorRT has no code for GPUs of SM 70; ",
         ),

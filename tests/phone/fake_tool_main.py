@@ -167,7 +167,7 @@ def sections(given, values, latency_ms, does):
         "",
         "======= Perf Info =======",
         "Time(unit: ms):",
-        *(f"{name:<6}= {value}" for name, value in shown.items()),
+        *(f"{name:<6}= {f'{value:.3f}':<12}" for name, value in times.items()),
         "",
     ]
     return "\n".join(lines)

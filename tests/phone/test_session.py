@@ -5,21 +5,19 @@ import contextlib
 import msgspec
 import numpy as np
 import pytest
-from conftest import BACKEND, SD855, image, open_session, output, setup_of
 from loopback import Daemon, Fault, Phone
+from on_phone import BACKEND, SD855, TIMED_NS, image, open_session, output, setup_of
 
-from bench import adb, catalog, devices
+from bench import adb, catalog, devices, phone
 from bench.backends.paddle_lite import device
 from bench.child import trouble
 from bench.errors import BenchError, Failed, Unavailable, Unsupported
 from bench.jobs import Problem
 from bench.plan import Request, make
-from bench.schema import Settings
+from bench.schema import Case, Settings
 
 pytestmark = [pytest.mark.adb, pytest.mark.usefixtures("daemon", "quick")]
 
-#: what the tool prints for its timed starts, in nanoseconds
-TIMED_NS = (12_500_000, 13_500_000, 14_500_000)
 ONE_LINE = 400
 
 
@@ -407,8 +405,8 @@ def test_cores_that_go_offline_meanwhile_are_missed(opened, bench_lite, daemon):
 )
 def test_cores_that_went_offline_since_the_plan_leave_no_such_case(opened, benchmark_bin, daemon, threads, mode, words):
     session = opened(benchmark_bin, threads, power_mode=mode)
-    checked(session)
     daemon.phone.offline(5, 7)
+    checked(session)
     if words:
         with pytest.raises(Unavailable) as caught:
             session.measure(Settings())
@@ -429,6 +427,19 @@ def test_more_threads_than_cores_of_their_kind_are_left_out_of_the_plan(daemon, 
         kind = "big cores (cpu4, cpu5" if mode == "0" else "little cores (cpu0, cpu1"
         assert left.status == "unavailable"
         assert left.reason.startswith(f"8 threads asked, the phone has 4 {kind}")
+
+
+def test_cores_that_were_offline_when_it_was_planned_are_not_taken_for_little_ones(daemon):
+    """A core that is offline has no clock to be read."""
+    daemon.phone.offline(5, 7)
+    found = devices.find(SD855, {}).found
+    seen = msgspec.convert(found["phone"], phone.Phone, strict=False)
+    assert [core.number for core in seen.cores if core.max_khz is None] == [5, 7]
+    assert phone.big_and_little(seen) == ((4, 5, 6, 7), (0, 1, 2, 3))
+    case = Case("Net", "paddle_lite", "sd855", "fp32", 1, threads=4)
+    assert BACKEND.obstacle(case, {"power_mode": "0"}, found) == (
+        "4 threads asked, 2 big cores are online (not cpu5, cpu7)"
+    )
 
 
 def test_battery_and_screen_are_said(opened, bench_lite, daemon):
@@ -483,7 +494,7 @@ def test_another_phone_of_that_address_is_refused(benchmark_bin, daemon, tmp_pat
 
 
 def test_what_a_phone_says_that_is_no_text_can_be_on_record(opened, benchmark_bin, daemon):
-    daemon.phone.tool("uname", "printf '4.14-\\377'")
+    daemon.phone.tool("uname", "printf '4.14-\\377\\n'")
     try:
         found = devices.find(SD855, {})
         assert found.description["device"]["hardware"]["kernel"] == "4.14-\N{REPLACEMENT CHARACTER}"

@@ -81,8 +81,7 @@ class DeviceSession(Session):
         with contextlib.ExitStack() as opening:
             self._scratch = Path(opening.enter_context(tempfile.TemporaryDirectory()))
             self._adb = adb.choose(setup.found.get("serial", ""), ASK_S)
-            self._phone = phone.look(self._read)
-            _refuse_another(self._phone, setup.found)
+            self._phone = _planned(setup.found, phone.look(self._read))
             self._folder = opening.enter_context(self._adb.folder(ASK_S))
             self._tool = self._push_tool(find_tool(setup.options, self._phone.abis))
             self._model = f"{self._folder}/{engine.name}"
@@ -299,13 +298,15 @@ class DeviceSession(Session):
         return adb.Answer(answer.code, _readable(answer.out), _readable(answer.err))
 
 
-def _refuse_another(seen: phone.Phone, found: dict[str, Any]) -> None:
-    """That it is the phone which the run was planned for."""
+def _planned(found: dict[str, Any], seen: phone.Phone) -> phone.Phone:
+    """The phone that the run was planned for, when more of its cores may have been online. Raises Unavailable where
+    another one is seen."""
     planned = msgspec.convert(found["phone"], phone.Phone, strict=False)
     if (seen.serial_sha256, seen.fingerprint) != (planned.serial_sha256, planned.fingerprint):
         raise Unavailable(
             "another phone is connected", f"{seen.name} where {planned.name} was", "connect that one again"
         )
+    return planned
 
 
 def target_of(abi: str) -> str:

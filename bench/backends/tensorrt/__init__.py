@@ -26,7 +26,6 @@ class Backend(BaseBackend):
     precisions = frozenset({"fp32", "fp16", "int8"})
     # Between kernels of nearly one speed the noise of the builder's own timing decides.
     builds = 3
-    builds = 3
     options = {
         "cuda_graph": ("off", "on"),
         "tf32": ("off", "on"),

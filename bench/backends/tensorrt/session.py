@@ -14,10 +14,12 @@ from bench.backends import Session
 from bench.backends.tensorrt import journal
 from bench.backends.tensorrt.api import Context, Engine, Runtime, Trt
 from bench.backends.tensorrt.plan import PLAN, Facts
+from bench.backends.tensorrt.tracing import Work, trace
 from bench.cuda import Cuda, Gpu, Handle
 from bench.errors import Failed, Unsupported
 from bench.schema import Interval, Measurement, Settings, Validity
 from bench.timing import Clock, measure
+from bench.trtexec.definitions import Defaults, Spans
 
 if TYPE_CHECKING:
     import numpy as np
@@ -168,18 +170,22 @@ class TensorRtSession(Session):
 
         for buffer, array in zip(self._inputs, self._fed, strict=True):
             np.copyto(buffer.array, array, casting="same_kind")
-            self._cuda.copy_in(buffer.pointer, buffer.host, buffer.size, self._stream)
+        self._to_gpu(self._stream)
 
-    def _copy_out(self) -> None:
+    def _to_gpu(self, stream: Handle) -> None:
+        for buffer in self._inputs:
+            self._cuda.copy_in(buffer.pointer, buffer.host, buffer.size, stream)
+
+    def _from_gpu(self, stream: Handle) -> None:
         for buffer in self._outputs:
-            self._cuda.copy_out(buffer.host, buffer.pointer, buffer.size, self._stream)
+            self._cuda.copy_out(buffer.host, buffer.pointer, buffer.size, stream)
 
     def run(self) -> None:
         self._launch()
         self._cuda.synchronise(self._stream)
 
     def fetch(self) -> "Arrays":
-        self._copy_out()
+        self._from_gpu(self._stream)
         self._cuda.synchronise(self._stream)
         return [buffer.array.copy() for buffer in self._outputs]
 
@@ -264,6 +270,16 @@ class TensorRtSession(Session):
 
     def validity(self) -> tuple[Validity, ...]:
         return self._faults
+
+    def trace(self, defaults: Defaults) -> Spans:
+        """What trtexec would record of this engine; `bench.trtexec` makes its figures of it. Inputs are fed before.
+
+        Whether CUDA graphs are used is the session's option, and not that of `defaults`.
+        """
+        self.run()  # the first inferences set up the context, and a graph
+        self.run()
+        work = Work(self._to_gpu, lambda: self._launch(), self._from_gpu, self._stream)
+        return trace(self._cuda, work, defaults, self.clock)
 
     def effective(self) -> dict[str, Any]:
         """Types from the engine's own list of layers; typing and TF32 as the builder's configuration had them."""

@@ -1,0 +1,338 @@
+"""A stand-in for Paddle 2.6 and 3 in builds for GPUs and for CPUs, as they were seen to behave with and without a GPU.
+
+A predictor computes two numbers an image. What it does on the GPU takes time of `Behaviour.clock` only once somebody
+waits for it. What ends the real process with code 255 raises `Exit255`, which nothing catches.
+"""
+
+import importlib.machinery
+import json
+import os
+import types
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+COMPUTE_NS, ENQUEUE_NS, COPY_IN_NS, COPY_OUT_NS = 1_000_000, 10_000, 100_000, 50_000
+ON_CPU_NS = 40_000_000
+
+NO_GPU = (
+    "(InvalidArgument) Device id must be less than GPU count, but received id is: 0. GPU count is: 0.\n  [Hint: "
+    "Expected id < GetGPUDeviceCount(), but received id:0 >= GetGPUDeviceCount():0.] (at /paddle/paddle/phi/cuda_info.cc:255)\n"
+)
+NO_DRIVER = (
+    "(External) CUDA error(35), CUDA driver version is insufficient for CUDA runtime version. \n  [Hint: "
+    "'cudaErrorInsufficientDriver'. This indicates that the installed NVIDIA CUDA driver is older than the CUDA "
+    "runtime library.] (at /paddle/paddle/phi/backends/gpu/cuda/cuda_info.cc:178)\n"
+)
+NO_TENSORRT = (
+    "(NotFound) TensorRT is needed, but TensorRT dynamic library is not found.\n  Suggestions:\n  1. Check if the "
+    "TensorRT is installed correctly and its version is matched with paddlepaddle you installed.\n  [Hint: dso_handle "
+    "should not be null.] (at /paddle/paddle/fluid/platform/dynload/tensorrt.cc:57)\n"
+)
+FOR_CPUS = "E1122 06:28:30.386829 23540 analysis_config.cc:169] Please use PaddlePaddle with GPU version.\n"
+NO_COMPILED_TENSORRT = (
+    "(PreconditionNotMet) To use Paddle-TensorRT, please compile with TENSORRT first. (at /paddle/config.cc:811)"
+)
+
+
+class Exit255(BaseException):
+    """The real process would be gone, with this on standard error."""
+
+
+class Clock:
+    now = 0
+
+    def __call__(self):
+        return self.now
+
+
+@dataclass
+class Behaviour:
+    """`engines` are the nodes of each part that TensorRT finds in the model, `left` what it can't compute; `faults` are
+    texts that the n-th inference is broken off with."""
+
+    version: str = "2.6.2"
+    cuda: bool = True
+    gpus: int = 1
+    driver: bool = True
+    compiled: tuple = (8, 5, 3)
+    running: tuple = (8, 5, 3)
+    engines: tuple = (60, 40)
+    left: dict = field(default_factory=lambda: {"softmax": 1, "conv2d": 1})
+    half: bool = True
+    profiles: bool = True
+    waits: bool = True
+    faults: dict = field(default_factory=dict)
+    opening: str = ""
+    clock: Clock = field(default_factory=Clock)
+    configs: list = field(default_factory=list)
+    predictors: list = field(default_factory=list)
+    flags: dict = field(default_factory=dict)
+    converted: list = field(default_factory=list)
+    inferences: int = 0
+    pending_ns: int = 0
+    homes: list = field(default_factory=list)
+
+    def synchronise(self):
+        self.clock.now += self.pending_ns
+        self.pending_ns = 0
+
+
+def computed(images):
+    return np.ascontiguousarray(images.reshape(len(images), -1)[:, :2] * 2)
+
+
+class Config:
+    behaviour: Behaviour
+
+    def __init__(self, model, parameters):
+        self.model = Path(model)
+        self.calls = {}
+        self.on_gpu = False
+        self.tensorrt = None
+        self.cache = None
+        self.shapes = None
+        self.behaviour.configs.append(self)
+
+    def __getattr__(self, name):
+        """The switches that only need to be remembered."""
+        if name not in {*SWITCHES, *(SWITCHES_OF_3 if self.behaviour.version[0] == "3" else ())}:
+            raise AttributeError(name)
+        return lambda *values: self.calls.__setitem__(name, values)
+
+    def enable_use_gpu(self, megabytes, device_id=0, precision=None):
+        if not self.behaviour.cuda:
+            os.write(2, FOR_CPUS.encode())
+            return
+        self.on_gpu = True
+
+    def use_gpu(self):
+        return self.on_gpu
+
+    def enable_tensorrt_engine(self, **options):
+        if not any(self.behaviour.compiled):
+            raise RuntimeError(NO_COMPILED_TENSORRT)
+        self.tensorrt = options
+
+    def set_optim_cache_dir(self, folder):
+        self.cache = Path(folder)
+
+    def collect_shape_range_info(self, file):
+        self.shapes = Path(file)
+
+    def enable_tuned_tensorrt_dynamic_shape(self, file, build_at_run_time):
+        assert Path(file).is_file()
+        self.calls["shapes"] = file
+
+
+SWITCHES = ("disable_glog_info", "enable_memory_optim", "set_cpu_math_library_num_threads", "enable_mkldnn")
+SWITCHES_OF_3 = ("enable_new_ir", "enable_new_executor")
+
+
+class Handle:
+    def __init__(self, predictor):
+        self.predictor = predictor
+        self.array = None
+
+    def reshape(self, shape):
+        self.wanted = tuple(shape)
+
+    def copy_from_cpu(self, array):
+        assert self.wanted == array.shape
+        self.predictor.behaviour.clock.now += COPY_IN_NS
+        if self.array is None:
+            self.array = array.copy()
+        else:
+            self.array[...] = array
+
+    def share_external_data(self, tensor):
+        assert self.wanted == tensor.array.shape
+        self.array = tensor.array
+
+    def copy_to_cpu(self):
+        if self.predictor.config.on_gpu:
+            self.predictor.behaviour.synchronise()
+        self.predictor.behaviour.clock.now += COPY_OUT_NS
+        return self.array.copy()
+
+
+class Predictor:
+    def __init__(self, config):
+        behaviour = self.behaviour = config.behaviour
+        self.config = config
+        self.input, self.output = Handle(self), Handle(self)
+        if config.on_gpu and not behaviour.gpus:
+            raise ValueError(NO_GPU)
+        if behaviour.opening:
+            raise RuntimeError(behaviour.opening)
+        if config.tensorrt:
+            self._make_engines(config)
+        behaviour.predictors.append(self)
+
+    def _make_engines(self, config):
+        least = config.tensorrt["min_subgraph_size"]
+        for number, nodes in enumerate(nodes for nodes in self.behaviour.engines if nodes >= least):
+            log(f"I1122 06:28:28.1 23507 tensorrt_subgraph_pass.cc:210] ---  detect a sub-graph with {nodes} nodes")
+            file = config.cache / f"trt_serialized_{number}"
+            if file.is_file():
+                log(f"I1122 06:28:28.2 23507 tensorrt_subgraph_pass.cc:500] Load TRT Optimized Info from {file}")
+                continue
+            log("I1122 06:28:28.3 23507 x.cc:600] Prepare TRT engine (Optimize model structure, Select OP kernel etc).")
+            if config.tensorrt["precision_mode"] == "Half":
+                words = "Run Paddle-TRT FP16 mode" if self.behaviour.half else NO_HALF
+                log(f"I1122 06:28:28.4 23507 engine.cc:302] {words}")
+            file.write_bytes(b"an engine")
+
+    def get_input_names(self):
+        return ["x"]
+
+    def get_output_names(self):
+        return ["y"]
+
+    def get_input_handle(self, name):
+        return self.input
+
+    def get_output_handle(self, name):
+        return self.output
+
+    def run(self):
+        behaviour = self.behaviour
+        behaviour.inferences += 1
+        if text := behaviour.faults.get(behaviour.inferences):
+            raise OSError(text)
+        if not self.config.on_gpu:
+            behaviour.clock.now += ON_CPU_NS
+        else:
+            behaviour.clock.now += ENQUEUE_NS
+            behaviour.pending_ns += COMPUTE_NS
+        self.output.array = computed(self.input.array)
+        if self.config.shapes:
+            self.config.shapes.write_text("shapes")
+
+    def executed(self):
+        """The operators of an inference, as the profiler tells them."""
+        if self.config.tensorrt:
+            return ["tensorrt_engine"] * len(self.behaviour.engines) + expanded(self.behaviour.left)
+        return ["conv2d", "softmax"]
+
+
+NO_HALF = "You specify FP16 mode, but the hardware do not support FP16 speed up, use FP32 instead."
+
+
+def expanded(counts):
+    return [name for name, count in counts.items() for _ in range(count)]
+
+
+def log(line):
+    os.write(2, f"{line}\n".encode())
+
+
+def program(counts):
+    """A program of Paddle 3, as far as its operators are concerned."""
+    operators = [{"#": "p", "A": []}, *({"#": f"1.{name}"} for name in expanded({"data": 1, **counts, "fetch": 1}))]
+    return json.dumps({"base_code": {"magic": "pir"}, "program": {"regions": [{"blocks": [{"ops": operators}]}]}})
+
+
+def modules(behaviour):
+    """By name, what `import paddle` and its parts find once they are in sys.modules."""
+
+    def made(name):
+        module = types.ModuleType(name)
+        module.__spec__ = importlib.machinery.ModuleSpec(name, None, is_package=True)
+        module.__path__ = []
+        return module
+
+    paddle, inference, profiler = made("paddle"), made("paddle.inference"), made("paddle.profiler")
+    paddle.__version__ = behaviour.version
+    paddle.inference, paddle.profiler = inference, profiler
+    paddle.is_compiled_with_cuda = lambda: behaviour.cuda
+    paddle.version = SimpleNamespace(cuda=lambda: "11.8", cudnn=lambda: "8.6.0")
+    paddle.set_flags = behaviour.flags.update
+    paddle.CUDAPlace = lambda number: _place(behaviour, number)
+    paddle.to_tensor = lambda array, place: _tensor(behaviour, array)
+    paddle.device = SimpleNamespace(
+        synchronize=lambda place: _synchronize(behaviour, place),
+        cuda=SimpleNamespace(device_count=lambda: behaviour.gpus, get_device_capability=lambda: _capability(behaviour)),
+    )
+    inference.Config = type("Config", (Config,), {"behaviour": behaviour})
+    inference.create_predictor = Predictor
+    inference.PrecisionType = SimpleNamespace(Half="Half", Float32="Float32")
+    inference.get_trt_compile_version = lambda: behaviour.compiled
+    inference.get_trt_runtime_version = lambda: _running(behaviour)
+    profiler.ProfilerTarget = SimpleNamespace(CPU="CPU")
+    profiler.Profiler = lambda targets, on_trace_ready: Profiler(behaviour)
+    found = {"paddle": paddle, "paddle.inference": inference, "paddle.profiler": profiler}
+    if behaviour.version[0] == "3" and behaviour.cuda:
+        export = made("paddle.tensorrt.export")
+        export.Input = lambda **shapes: SimpleNamespace(**shapes)
+        export.PrecisionMode = SimpleNamespace(FP16="FP16", FP32="FP32")
+        export.TensorRTConfig = lambda **options: SimpleNamespace(**options)
+        export.convert = lambda prefix, config: _convert(behaviour, prefix, config)
+        found |= {"paddle.tensorrt": made("paddle.tensorrt"), "paddle.tensorrt.export": export}
+    return found
+
+
+def _place(behaviour, number):
+    if not behaviour.gpus:
+        raise Exit255("Cannot use GPU because there is no GPU detected on your machine.")
+    return f"gpu:{number}"
+
+
+def _tensor(behaviour, array):
+    behaviour.clock.now += COPY_IN_NS
+    return SimpleNamespace(array=array.copy(), shape=list(array.shape))
+
+
+def _synchronize(behaviour, place):
+    assert place == "gpu:0", "without a name Paddle waits for the current place"
+    if not behaviour.gpus:
+        raise Exit255("Cannot use GPU because there is no GPU detected on your machine.")
+    if behaviour.waits:
+        behaviour.synchronise()
+
+
+def _capability(behaviour):
+    if not behaviour.driver:
+        raise OSError(NO_DRIVER)
+    if not behaviour.gpus:
+        raise ValueError(NO_GPU)
+    return (7, 5)
+
+
+def _running(behaviour):
+    if behaviour.running is None:
+        raise RuntimeError(NO_TENSORRT)
+    return behaviour.running
+
+
+class Profiler:
+    def __init__(self, behaviour):
+        self.behaviour = behaviour
+        self.profiler_result = None
+
+    def start(self):
+        if not self.behaviour.profiles:
+            raise OSError(NO_DRIVER)
+
+    def stop(self):
+        def event(name, kind, children=()):
+            return SimpleNamespace(name=name, type=f"TracerEventType.{kind}", children_node=list(children))
+
+        kernel = event("conv2d kernel launch", "StaticKernelLaunch")
+        names = self.behaviour.predictors[-1].executed()
+        step = event("ProfileStep#0", "ProfileStep", [event(f"pd_op.{name}", "Operator", [kernel]) for name in names])
+        self.profiler_result = SimpleNamespace(get_data=lambda: {1: event("root", "UserDefined", [step])})
+
+
+def _convert(behaviour, prefix, config):
+    behaviour.converted.append((prefix, config))
+    behaviour.homes.append(os.environ["HOME"])
+    engines = [nodes for nodes in behaviour.engines if nodes >= config.min_subgraph_size]
+    folder = Path(os.environ["HOME"], ".pp_trt_cache")
+    folder.mkdir()
+    for number, _ in enumerate(engines):
+        (folder / f"engine_{number}.trt").write_bytes(b"an engine")
+    Path(f"{config.save_model_dir}.json").write_text(program({"tensorrt_engine": len(engines), **behaviour.left}))
+    Path(f"{config.save_model_dir}.pdiparams").write_bytes(b"")
