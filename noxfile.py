@@ -166,6 +166,35 @@ def compare(session: nox.Session) -> None:
     session.run("pytest", "-m", "slow", "tests/test_compare.py", "-s", *session.posargs)
 
 
+GPU_WHEELS = {
+    "onnxruntime": ["onnxruntime-gpu==1.31.1"],
+    "onnxruntime with CUDA 13": [
+        "onnxruntime-gpu==1.31.1",
+        "nvidia-cublas<14",
+        "nvidia-cuda-runtime<14",
+        "nvidia-curand",
+    ],
+    "onnxruntime with CUDA 12": [
+        "onnxruntime-gpu==1.26.0",
+        "nvidia-cublas-cu12==12.1.3.1",
+        "nvidia-cuda-runtime-cu12",
+        "nvidia-cudnn-cu12==9.1.0.70",
+        "nvidia-cufft-cu12==11.0.2.54",
+        "nvidia-curand-cu12==10.3.2.106",
+    ],
+    "paddle": ["paddlepaddle-gpu==2.6.2", "numpy<2", "setuptools"],
+}
+
+
+@nox.session(python=PYTHONS[:1])
+@nox.parametrize("wheel", list(GPU_WHEELS), ids=[name.replace(" ", "-") for name in GPU_WHEELS])
+def gpu_wheels(session: nox.Session, wheel: str) -> None:
+    """Wheels for GPUs on a machine without one: all is unavailable, with its cause, and nothing is timed (5 GB)."""
+    session.install("-e", ".[test]", "onnx", *GPU_WHEELS[wheel])
+    named = wheel.partition(" ")[0]
+    session.run("pytest", "-m", "slow", "tests/gpu/test_real_wheels.py", "-k", named, *session.posargs)
+
+
 @nox.session
 def fidelity(session: nox.Session) -> None:
     """Our medians against OpenVINO's benchmark_app and bare loops over ONNX Runtime and Paddle, interleaved."""

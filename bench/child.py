@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from bench import parity
 from bench.errors import BenchError, Failed, Unavailable, Unsupported, UsageError
-from bench.schema import PARENT_VARIABLE, Case, Parity
+from bench.schema import PARENT_VARIABLE, Case, Parity, Precision
 
 if TYPE_CHECKING:
     from bench.backends import Arrays, Session
@@ -86,10 +86,10 @@ class First(NamedTuple):
     parity: Parity | None
 
 
-def first_inferences(session: "Session", case: Case, reference: str) -> First:
+def first_inferences(session: "Session", case: Case, reference: str, rounding: Precision) -> First:
     """Runs an engine that was just opened on the inputs of `reference`, or once where that is "".
 
-    Raises Failed where the outputs are not the reference's.
+    Raises Failed where the outputs are not the reference's, within what `rounding` is allowed.
     """
     if not reference:
         return First(_timed(session), [], None)
@@ -97,7 +97,7 @@ def first_inferences(session: "Session", case: Case, reference: str) -> First:
     session.feed([parity.batches(inputs, case.batch_size)[0]])
     took_ns = _timed(session)
     outputs = infer(session, inputs, case.batch_size)
-    checked = parity.compare(outputs, expected, case.precision, made_by)
+    checked = parity.compare(outputs, expected, rounding, made_by)
     if fault := parity.fault(checked):
         raise Failed(f"output differs from {checked.reference}", fault)
     return First(took_ns, outputs, checked)

@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -73,6 +73,13 @@ def with_options(options: list[Callable[[Any], Any]]) -> Callable[[Any], Any]:
 @click.option("--batch-size", "batch_sizes", type=NUMBERS, multiple=True, help="[default: the device's]")
 @click.option("--threads", type=NUMBERS, multiple=True, help="[default: the device's]")
 @click.option("--interval", "intervals", type=INTERVALS, default="compute", show_default=True, help="What is timed.")
+@click.option(
+    "--semantics",
+    type=click.Choice(["bench", "trtexec-10", "trtexec-11"]),
+    default="bench",
+    show_default=True,
+    help="Whose definitions to take beside ours.",
+)
 @click.option("--set", "assignments", multiple=True, metavar="BACKEND.OPTION=VALUE", help="See bench list backends.")
 @click.option("--budget", type=checked("TIME", seconds), default="20s", show_default=True, help="For each case.")
 @click.option(
@@ -111,6 +118,8 @@ def run(ctx: click.Context, /, **options: Any) -> None:
             outcome = session.start(request, options["results"], command, shown)
     built = report.build(outcome.path)
     show(report.get(options["format_"]).render(built))
+    if options["format_"] == "text":
+        show("".join(by_trtexec(outcome.records)))
     click.echo(f"bench: {tally(outcome.records)}; records: {outcome.path}", err=True)
     sys.exit(exit_code(outcome.records))
 
@@ -157,6 +166,7 @@ def request_from(options: dict[str, Any]) -> "Request":
         input_shape=options["input_shape"],
         settings=settings,
         options=assigned(options["assignments"]),
+        semantics=options["semantics"],
     )
 
 
@@ -320,6 +330,13 @@ def tally(records: "Iterable[Record]") -> str:
 
     counts = Counter({record.case: record.status for record in records}.values())
     return ", ".join(f"{count} {status}" for status, count in counts.items()) or "nothing was left to do"
+
+
+def by_trtexec(records: "Iterable[Record]") -> Iterator[str]:
+    """trtexec's figures in its own words, of the last repetition of each case that has them."""
+    last = {record.case: record.telemetry["trtexec"] for record in records if "trtexec" in record.telemetry}
+    for case, figures in last.items():
+        yield f"\n{case.key}, by the definitions of trtexec {figures['version']}:\n{figures['log']}"
 
 
 def exit_code(records: "Iterable[Record]") -> int:

@@ -181,7 +181,7 @@ def open_session(order: LiveOrder, backend: "BaseBackend") -> tuple["Session", R
     engine = backend.build(source, Path(order.folder), order.setup) if order.build else source
     session = backend.open(engine, order.setup)
     load_ns = time.perf_counter_ns() - start
-    first = first_inferences(session, case, order.reference)
+    first = first_inferences(session, case, order.reference, backend.rounding(order.setup))
     effective = session.effective()
     return session, Ready(
         version=version,

@@ -527,7 +527,8 @@ def obstacle(phone: Phone, condition: Condition, threads: int, power_mode: int =
         return f"{threads} threads asked, {len(pool) - len(asleep)} {kind}cores are online (not {_listed(asleep)})"
     wanted = cores_for(phone, Condition(), threads, power_mode)
     if power_mode != UNBOUND and (missing := [cpu for cpu in wanted if cpu in asleep]):
-        return f"{threads} threads asked, to be bound to {_listed(wanted)} or else to none: {_listed(missing)} is offline"
+        bound = f"{threads} threads asked, to be bound to {_listed(wanted)} or else to none"
+        return f"{bound}: {_listed(missing)} is offline"
     return ""
 
 

@@ -24,6 +24,7 @@ class Request(Frozen, frozen=True):
     input_shape: tuple[int, ...] = ()
     settings: Settings = Settings()
     options: dict[str, dict[str, str]] = {}
+    semantics: str = "bench"
 
 
 class LeftOut(Frozen, frozen=True):

@@ -48,6 +48,7 @@ def make_plan(request: Request) -> tuple[Plan, Device]:
         if name not in found:
             raise unknown("backend in this plan", name, list(found), "--set takes BACKEND.OPTION=VALUE")
         backends.settle(found[name], request.options[name], profile.kind)
+    _refuse_semantics(request, found)
     check_weights(request.settings.weights)
     device = devices.find(profile, environment.describe())
     missing = {
@@ -59,7 +60,18 @@ def make_plan(request: Request) -> tuple[Plan, Device]:
 
 def _options(request: Request, backend: BaseBackend) -> dict[str, str]:
     kind = catalog.profile(request.device).kind
-    return backends.settle(backend, request.options.get(backend.name, {}), kind)
+    wanted = {"semantics": request.semantics} if "semantics" in backend.options else {}
+    return backends.settle(backend, {**wanted, **request.options.get(backend.name, {})}, kind)
+
+
+def _refuse_semantics(request: Request, found: Mapping[str, BaseBackend]) -> None:
+    able = [name for name in backends.names() if "semantics" in backends.get(name).options]
+    if request.semantics != "bench" and not set(able) & set(found):
+        raise UsageError(
+            f"--semantics {request.semantics} is not for this plan",
+            f"its backends are {', '.join(found)}",
+            f"it is for --backend {', '.join(able)}",
+        )
 
 
 def why_missing(backend: BaseBackend, cards: list[ModelCard]) -> str:

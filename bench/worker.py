@@ -145,12 +145,13 @@ def measure(job: Measure) -> Measured:
     session = backend.open(Path(job.engine), job.setup)
     load_ns = time.perf_counter_ns() - start
     with contextlib.closing(session):
-        first = first_inferences(session, job.setup.case, job.reference)
+        first = first_inferences(session, job.setup.case, job.reference, backend.rounding(job.setup))
         effective = session.effective()
         shots = _shots(backend, job)
         before = telemetry.snapshot()
         measurement = session.measure(job.settings, shoot=shots.beside if shots else None)
         after = telemetry.snapshot()
+        doubts, beside, semantics = session.validity(), session.beside(), session.semantics()
         if account := session.account():
             return Measured(
                 measurement=measurement,
@@ -161,7 +162,7 @@ def measure(job: Measure) -> Measured:
                 requested=account.requested,
                 semantics=account.semantics,
             )
-    facts = telemetry.between(before, after)
+    facts = telemetry.between(before, after) | beside
     if job.setup.device.kind == "gpu":  # for whoever watches the GPU from outside
         facts |= {"window_ns": [before.monotonic_ns, after.monotonic_ns], "pid": os.getpid()}
     if shots:
@@ -176,7 +177,8 @@ def measure(job: Measure) -> Measured:
         parity=first.parity,
         effective=effective,
         telemetry=facts,
-        validity=telemetry.validity(facts, _iterations(measurement)),
+        validity=(*doubts, *telemetry.validity(facts, _iterations(measurement))),
+        semantics=semantics,
     )
 
 

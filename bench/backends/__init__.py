@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.catalog import HardwareProfile
 from bench.errors import Unavailable, Unsupported, UsageError, last_line, unknown
-from bench.schema import Case, Frozen, Input, Interval, Measurement, Samples, Settings, Validity
+from bench.schema import Case, Frozen, Input, Interval, Measurement, Precision, Samples, Settings, Validity
 from bench.timing import Clock, measure
 
 if TYPE_CHECKING:
@@ -75,6 +75,14 @@ class Session:
     def validity(self) -> tuple[Validity, ...]:
         """Reasons to distrust the last `measure` that only the runtime could see."""
         return ()
+
+    def semantics(self) -> dict[str, str]:
+        """What an interval is of here, where that differs from what it is everywhere else."""
+        return {}
+
+    def beside(self) -> dict[str, Any]:
+        """What else goes on record of the last `measure`, such as figures by another tool's definitions."""
+        return {}
 
     def close(self) -> None:
         """Frees the engine; the session is of no use afterwards."""
@@ -158,6 +166,11 @@ class BaseBackend:
     def probe(self, device: HardwareProfile) -> str:
         """The runtime's version. Raises Unavailable with what to type where it can't serve `device`."""
         raise NotImplementedError
+
+    def rounding(self, setup: Setup) -> Precision:
+        """The precision whose tolerance outputs are held to: TF32 rounds products to as many digits as fp16 has."""
+        coarse = setup.case.precision == "fp32" and setup.options.get("tf32") == "on"
+        return "fp16" if coarse else setup.case.precision
 
     def stack(self, options: Mapping[str, str]) -> str:  # noqa: ARG002 - for those that override it
         """What `bench/gpu/matrix.py` calls the runtime with these options."""

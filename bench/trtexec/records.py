@@ -99,7 +99,7 @@ def _record(file: Path, case: Case, version: str, found: Times, figures: Summary
         semantics={"device": SEMANTICS.format(version=version)},
         measurement=Measurement(intervals={"device": samples}, load_ns=0, first_ns=0, timer=BACKEND),
         effective={
-            "source": {"file": str(file), "sha256": found.sha256, "size_bytes": found.size_bytes},
+            "source": {"file": file.name, "sha256": found.sha256, "size_bytes": found.size_bytes},
             "transfers": found.transfers,
         },
         telemetry={

@@ -19,7 +19,7 @@ ON_CPU_NS = 40_000_000
 
 NO_GPU = (
     "(InvalidArgument) Device id must be less than GPU count, but received id is: 0. GPU count is: 0.\n  [Hint: "
-    "Expected id < GetGPUDeviceCount(), but received id:0 >= GetGPUDeviceCount():0.] (at /paddle/paddle/phi/cuda_info.cc:255)\n"
+    "Expected id < GetGPUDeviceCount(), but received id:0 >= GetGPUDeviceCount():0.] (at /phi/cuda_info.cc:255)\n"
 )
 NO_DRIVER = (
     "(External) CUDA error(35), CUDA driver version is insufficient for CUDA runtime version. \n  [Hint: "

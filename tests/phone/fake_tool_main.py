@@ -131,10 +131,7 @@ def sections(given, values, latency_ms, does):
     threads = "8" if does == "threads" else given["threads"]
     spread = 0.5 if int(given["repeats"]) > 1 else 0.0
     times = {"init": 30.0, "first": 40.0 if spread else latency_ms, "min": latency_ms - spread}
-    times |= {"max": latency_ms + spread, "avg": latency_ms}
-    shown = {
-        name: f"{'nan' if does == 'nan' and name == 'avg' else f'{value:.3f}':<12}" for name, value in times.items()
-    }
+    times |= {"max": latency_ms + spread, "avg": math.nan if does == "nan" else latency_ms}
     outputs = 2 if does == "two" else 1
     lines = [
         *(["[I 11/21 21: 8: 6.968 profiler.cc:51 Summary] x"] if does == "profile" else []),

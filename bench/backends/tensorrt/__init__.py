@@ -10,8 +10,11 @@ from bench.backends.tensorrt.building import Build
 from bench.backends.tensorrt.session import TensorRtSession
 from bench.catalog import HardwareProfile
 from bench.errors import UsageError
+from bench.trtexec.definitions import Version
 
 #: options that an engine is built by
+#: whose definitions are taken beside ours; of each major version the newest that they were checked against
+RELEASES = {"trtexec-10": Version(10, 13), "trtexec-11": Version(11, 1)}
 BUILT_BY = ("tf32", "strong_typing", "level", "workspace_mib", "build")
 
 
@@ -33,6 +36,7 @@ class Backend(BaseBackend):
         "level": ("3", "0", "1", "2", "4", "5"),
         "workspace_mib": "0",
         "build": "0",
+        "semantics": ("bench", *RELEASES),
     }
 
     def probe(self, device: HardwareProfile) -> str:
@@ -63,7 +67,8 @@ class Backend(BaseBackend):
         self.refuse_precision(setup.case)
         trt, runtime, gpu = self._started(setup)
         content, facts = plan.load(engine, trt, gpu, setup)
-        return TensorRtSession(trt, runtime, gpu, content, facts, graph=setup.options["cuda_graph"] == "on")
+        graph, release = setup.options["cuda_graph"] == "on", RELEASES.get(setup.options["semantics"])
+        return TensorRtSession(trt, runtime, gpu, content, facts, graph, release)
 
     def _started(self, setup: Setup) -> tuple[Any, cuda.Cuda, cuda.Gpu]:
         """TensorRT, the CUDA runtime, and the GPU, which is this process's from now on."""

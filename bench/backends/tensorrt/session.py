@@ -19,7 +19,7 @@ from bench.cuda import Cuda, Gpu, Handle
 from bench.errors import Failed, Unsupported
 from bench.schema import Interval, Measurement, Settings, Validity
 from bench.timing import Clock, measure
-from bench.trtexec.definitions import Defaults, Spans
+from bench.trtexec.definitions import Defaults, Spans, Version, defaults, queries, summary, text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,8 +86,15 @@ class Burst(NamedTuple):
 class TensorRtSession(Session):
     """`run` enqueues on a stream of its own and waits for the stream; nothing is timed that was not waited for."""
 
-    def __init__(self, trt: Trt, cuda: Cuda, gpu: Gpu, plan: bytes, facts: Facts, graph: bool) -> None:
-        """Raises Failed where TensorRT gives no engine or no context for `plan`, Unsupported for open output shapes."""
+    def __init__(
+        self, trt: Trt, cuda: Cuda, gpu: Gpu, plan: bytes, facts: Facts, graph: bool, release: Version | None = None
+    ) -> None:
+        """With `release`, trtexec's figures by the definitions of that one are taken, too.
+
+        Raises Failed where TensorRT gives no engine or no context for `plan`, Unsupported for open output shapes.
+        """
+        self._release = release
+        self._beside: dict[str, Any] = {}
         self._trt, self._cuda, self._gpu, self._facts = trt, cuda, gpu, facts
         self._log = journal.of(trt)
         self._runtime, self._engine, self._context = load(trt, plan)
@@ -240,6 +247,8 @@ class TensorRtSession(Session):
         if "device" in settings.intervals:
             spans["device"] = measure(self._run_between_events, settings, lambda: self._device_ns)
         self._faults = tuple(self._unsynchronised())
+        if self._release:
+            self._beside = {"trtexec": self._by_trtexec(self._release)}
         in_order = {interval: spans[interval] for interval in settings.intervals}
         return msgspec.structs.replace(measured, intervals=in_order)
 
@@ -270,6 +279,29 @@ class TensorRtSession(Session):
 
     def validity(self) -> tuple[Validity, ...]:
         return self._faults
+
+    def beside(self) -> dict[str, Any]:
+        return self._beside
+
+    def semantics(self) -> dict[str, str]:
+        """A graph that is replayed is another experiment than enqueuing layer by layer."""
+        if self._graph is None:
+            return {}
+        replay = "one replay of a CUDA graph of the whole batch's inference"
+        return {
+            "compute": f"{replay}, inputs and outputs on the GPU",
+            "end_to_end": f"copy the inputs in, {replay}, copy the outputs out",
+            "device": f"{replay}, between two events on its stream, without copies",
+        }
+
+    def _by_trtexec(self, release: Version) -> dict[str, Any]:
+        """trtexec's figures of this engine, from queries run as it runs them; its own warnings are among them."""
+        figures = summary(queries(self.trace(defaults(release))), release)
+        return {
+            "version": f"{release.major}.{release.minor}",
+            "summary": msgspec.to_builtins(figures),
+            "log": text(figures),
+        }
 
     def trace(self, defaults: Defaults) -> Spans:
         """What trtexec would record of this engine; `bench.trtexec` makes its figures of it. Inputs are fed before.

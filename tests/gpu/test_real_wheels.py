@@ -1,0 +1,240 @@
+"""The real wheels for GPUs on a machine without one: every case is unavailable, with a line that says what is missing.
+
+Each wheel has an environment of its own: `nox -s gpu_wheels` makes them and runs the tests that bear its name.
+What a GPU would compute is not tested.
+"""
+
+import os
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from bench import backends, catalog, environment
+from bench.artifacts import Cache
+from bench.backends import Setup
+from bench.gpu.causes import cause
+from bench.jobs import Build, Folder, Measure, Measured, Probe, Problem, Reference
+from bench.prepare import Workshop
+from bench.schema import Case, Settings
+
+pytestmark = pytest.mark.slow
+
+CARD = catalog.cards()["MobileNetV1_x0_25"]
+T4, CPU = catalog.profile("t4"), catalog.profile("cpu")
+FEW = Settings(intervals=("compute", "end_to_end"), warmup=1, iterations=3, timeout_s=120)
+INSTALLED = {each.name.lower().replace("_", "-"): each.version for each in metadata.distributions()}
+SHAPE = (3, 8, 8)
+
+NO_CUDA = "the libraries of CUDA or cuDNN are not found"
+NO_TENSORRT = "the libraries of TensorRT are not found"
+NO_DRIVER = "no NVIDIA driver is installed"
+OLD_DRIVER = "the NVIDIA driver is missing, or too old for this CUDA"
+NO_GPU = "no GPU is visible to this process"
+
+
+@pytest.fixture(autouse=True)
+def without_a_driver():
+    if Path("/proc/driver/nvidia/version").exists():
+        pytest.fail("there is a driver, and maybe a GPU; these tests are for machines without")
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory):
+    return Workshop(Cache(tmp_path_factory.mktemp("cache")), FEW, environment.cpus_available(), print)
+
+
+def setup_of(name, device=T4, shape=CARD.input_shape, precision="fp32", **options):
+    case = Case("m", name, device.name, precision, 4, 1)
+    return Setup(case, device, backends.settle(backends.get(name), options, device.kind), shape)
+
+
+def asked(workshop, job, setup=None):
+    """A worker's answer, in the environment that `bench run` gives it."""
+    environ = backends.get(job.done_by).environment(setup.options) if setup else {}
+    return workshop.ask(job, {**os.environ, **environ})
+
+
+def assert_unavailable(answer, words):
+    assert isinstance(answer, Problem), f"a time under the GPU's name: {answer}"
+    assert (answer.status, answer.reason.startswith(words)) == ("unavailable", True), answer
+    assert "\n" not in answer.reason
+    assert len(answer.reason) < 400
+    print(f"unavailable: {answer.reason}")
+
+
+def said(statements):
+    """What a fresh process writes to both streams, and the code that it ends with."""
+    done = subprocess.run([sys.executable, "-c", statements], capture_output=True, text=True, check=False)
+    return done.stdout + done.stderr, done.returncode
+
+
+def assert_meaning(statements, what, code=1):
+    """That a process ends with this code, 255 being one that nothing in it could catch, and what its words mean."""
+    text, ended = said(statements)
+    assert (ended, bool(cause(text))) == (code, True), text
+    assert cause(text).what == what, text
+    print(f"exit code {code}: {cause(text)[:3]}")
+
+
+# ONNX Runtime
+
+
+def what_onnxruntime_lacks():
+    """The first thing that is missing: CUDA's libraries, else a driver, to whose library some releases are linked."""
+    if not {"nvidia-cublas", "nvidia-cublas-cu12"} & INSTALLED.keys():
+        return NO_CUDA
+    return NO_DRIVER if INSTALLED["onnxruntime-gpu"].startswith("1.31.") else OLD_DRIVER
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper
+
+    weight = numpy_helper.from_array(np.ones((5, 3, 3, 3), np.float32), "w")
+    shapes = (["n", *SHAPE], ["n", 5, 6, 6])
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, size) for name, size in zip("xy", shapes, strict=True)
+    ]
+    graph = helper.make_graph([helper.make_node("Conv", ["x", "w"], ["y"])], "g", ends[:1], ends[1:], [weight])
+    file = tmp_path_factory.mktemp("model") / "m.onnx"
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    file.write_bytes(made.SerializeToString())
+    return file
+
+
+@pytest.fixture(scope="module")
+def expected(workshop, model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reference")
+    job = Reference("onnxruntime", str(model), SHAPE, 1, str(folder))
+    assert isinstance(asked(workshop, job), Folder)
+    return str(folder / "reference.npz")
+
+
+def test_onnxruntime_computes_on_the_cpu(workshop, model, expected):
+    """So what is refused below isn't refused for another reason."""
+    setup = setup_of("onnxruntime", CPU, SHAPE)
+    assert isinstance(asked(workshop, Measure(setup, FEW, str(model), expected), setup), Measured)
+
+
+def test_onnxruntime_is_unavailable_when_probed(workshop):
+    assert_unavailable(asked(workshop, Probe("onnxruntime", T4)), what_onnxruntime_lacks())
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_onnxruntime_is_unavailable_when_measured(workshop, model, expected, provider, precision):
+    setup = setup_of("onnxruntime", shape=SHAPE, precision=precision, provider=provider)
+    job = Measure(setup, FEW, str(model), expected)
+    assert_unavailable(asked(workshop, job, setup), what_onnxruntime_lacks())
+
+
+OPEN = """
+import numpy as np, onnxruntime as ort
+def opened(model, providers, entries={}, **more):
+    settings = ort.SessionOptions()
+    for name, value in entries.items():
+        settings.add_session_config_entry(name, value)
+    session = ort.InferenceSession(model, settings, providers=providers, **more)
+    print("on", *session.get_providers())
+    return session
+"""
+WITHOUT_CPU = {"session.disable_cpu_ep_fallback": "1"}
+
+
+@pytest.mark.parametrize("provider", ["CUDAExecutionProvider", "TensorrtExecutionProvider"])
+def test_onnxruntime_left_to_itself_goes_to_the_cpu(model, provider):
+    """What all of this is about: no error, and a session on the CPU."""
+    text, code = said(f"{OPEN}\nort.preload_dlls()\nopened({str(model)!r}, [{provider!r}])")
+    assert (code, "on CPUExecutionProvider" in text) == (0, True), text
+
+
+def test_onnxruntimes_words_on_the_gpu_are_understood(model):
+    lacks, begin = what_onnxruntime_lacks(), f"{OPEN}\nort.preload_dlls()"
+    assert_meaning(f"{begin}\nort.OrtValue.ortvalue_from_numpy(np.zeros(1, np.float32), 'cuda', 0)", lacks)
+    text, _ = said(f"{begin}\nopened({str(model)!r}, ['CUDAExecutionProvider'], enable_fallback=0)")
+    assert cause(text).what == lacks, text
+    text, code = said(f"{begin}\nopened({str(model)!r}, ['TensorrtExecutionProvider'], enable_fallback=0)")
+    assert (code, cause(text).what in (NO_TENSORRT, NO_CUDA)) == (1, True), text
+    print(f"CUDA and TensorRT: {lacks}, {cause(text)[:3]}")
+
+
+def test_onnxruntimes_words_on_a_session_that_fell_back_are_understood(model):
+    opened = f"{OPEN}\nsession = opened({str(model)!r}, ['CPUExecutionProvider']"
+    bind = "session.io_binding().bind_input('x', 'cuda', 0, np.float32, [1, 3, 8, 8], 0)"
+    assert_meaning(f"{opened})\n{bind}", "ONNX Runtime's session fell back to the CPU")
+    conflict = "ONNX Runtime's provider for the GPU is not there"
+    assert_meaning(f"{opened}, {WITHOUT_CPU}, enable_fallback=0)", conflict)
+
+
+# Paddle
+
+
+@pytest.fixture(scope="module")
+def program(workshop):
+    return Path(workshop.model(CARD, "paddle").path).absolute()
+
+
+def test_paddle_computes_on_the_cpu(workshop, program):
+    setup = setup_of("paddle", CPU)
+    answer = asked(workshop, Measure(setup, FEW, str(program), workshop.reference(CARD).path), setup)
+    assert isinstance(answer, Measured), answer
+    assert program.suffix == ".pdmodel"
+
+
+@pytest.mark.parametrize("name", ["paddle", "paddle_tensorrt"])
+def test_paddle_is_unavailable(workshop, program, name):
+    setup = setup_of(name)
+    for answer in (
+        asked(workshop, Probe(name, T4)),
+        asked(workshop, Measure(setup, FEW, str(program), workshop.reference(CARD).path), setup),
+    ):
+        assert_unavailable(answer, OLD_DRIVER)
+
+
+def test_paddle_is_unavailable_when_an_engine_is_built(workshop, program, tmp_path):
+    setup = setup_of("paddle_tensorrt")
+    assert_unavailable(asked(workshop, Build(setup, str(program), str(tmp_path)), setup), OLD_DRIVER)
+
+
+PREDICTOR = """
+import paddle
+from paddle import inference
+def config():
+    made = inference.Config({program!r}, {program!r}.rpartition(".")[0] + ".pdiparams")
+    made.enable_use_gpu(100, 0)
+    assert made.use_gpu()
+    return made
+"""
+ROWS = {
+    "a predictor": ("inference.create_predictor(config())", NO_GPU, 1),
+    "a predictor with TensorRT": (
+        "c = config(); c.enable_tensorrt_engine(use_calib_mode=False); inference.create_predictor(c)",
+        NO_GPU,
+        1,
+    ),
+    "set_device": ("paddle.set_device('gpu:0')", NO_GPU, 255),
+    "a place": ("paddle.CUDAPlace(0)", NO_GPU, 255),
+    "synchronize by name": ("paddle.device.synchronize('gpu:0')", NO_GPU, 255),
+    "cuda.synchronize": ("paddle.device.cuda.synchronize()", OLD_DRIVER, 1),
+    "capability": ("paddle.device.cuda.get_device_capability()", OLD_DRIVER, 1),
+    "TensorRT's version": ("inference.get_trt_runtime_version()", NO_TENSORRT, 1),
+}
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_paddles_words_are_understood(program, row):
+    statements, what, code = ROWS[row]
+    assert_meaning(f"{PREDICTOR.format(program=str(program))}\n{statements}", what, code)
+
+
+def test_paddle_has_what_the_fake_has():
+    from fakes import paddle_gpu as fake
+
+    for name, like in (("Config", fake.Config), ("Tensor", fake.Handle), ("Predictor", fake.Predictor)):
+        wanted = {each for each in vars(like) if not each.startswith("_") and each != "executed"}
+        text, _ = said(f"from paddle import inference; print(*dir(inference.{name}))")
+        assert wanted <= set(text.split()), name
