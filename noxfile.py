@@ -189,7 +189,7 @@ GPU_WHEELS = {
 @nox.session(python=PYTHONS[:1])
 @nox.parametrize("wheel", list(GPU_WHEELS), ids=[name.replace(" ", "-") for name in GPU_WHEELS])
 def gpu_wheels(session: nox.Session, wheel: str) -> None:
-    """Wheels for GPUs on a machine without one: all is unavailable, with its cause, and nothing is timed (5 GB)."""
+    """Wheels for GPUs on a machine without one: all is unavailable, with its cause, and nothing is timed (8 GB)."""
     session.install("-e", ".[test]", "onnx", *GPU_WHEELS[wheel])
     named = wheel.partition(" ")[0]
     session.run("pytest", "-m", "slow", "tests/gpu/test_real_wheels.py", "-k", named, *session.posargs)

@@ -100,8 +100,8 @@ def _obstacle(
         return "unavailable", f"{case.backend} is not in this bench"
     if profile.kind not in backend.kinds:
         return "unsupported", f"{case.backend} here runs on {', '.join(sorted(backend.kinds))}, not on a {profile.kind}"
-    if case.precision not in backend.precisions:
-        can = ", ".join(sorted(backend.precisions))
+    if case.precision not in (able := backend.precisions_on(profile.kind)):
+        can = ", ".join(sorted(able))
         return "unsupported", f"{case.backend} runs {can} on a {profile.kind}, not {case.precision}"
     if not card.measurable:
         return "unsupported", f"only published figures of {case.model} are known, not its network"

@@ -213,6 +213,10 @@ class BaseBackend:
             raise Unavailable(f"{name} does not load", last_line(error), f"mend it with: {self.install}") from error
         return module
 
+    def precisions_on(self, kind: str) -> frozenset[str]:  # noqa: ARG002 - for those that override it
+        """Those of its precisions that it runs on a kind of device."""
+        return self.precisions
+
     def refuse_precision(self, case: Case) -> None:
         """Raises Unsupported for a precision that the backend never runs; `open` calls it first."""
         if case.precision not in self.precisions:

@@ -198,7 +198,9 @@ class OrtGpuSession(Session):
         facts["cuda_graph"] = given_back.get(graph) == "1"
         if wanted == CUDA:
             facts["tf32"] = given_back.get("use_tf32") not in ("0", None)
-            facts["precision"] = "fp16" if carries_fp16(self._engine) else _precision(self._session, self._operators)
+            half = carries_fp16(self._engine)
+            if half is not None:
+                facts["precision"] = "fp16" if half else _precision(self._session, self._operators)
         return facts
 
     @property
@@ -240,10 +242,13 @@ def _numpy_type(type_: str) -> Any:
     return np.dtype({"float": "float32", "double": "float64"}.get(name, name)).type
 
 
-def carries_fp16(model: Path) -> bool:
-    """Whether weights of an ONNX model are fp16. Its inputs may be fp32 none the less (`keep_io`)."""
-    import onnx
-
+def carries_fp16(model: Path) -> bool | None:
+    """Whether weights of an ONNX model are fp16, whose inputs may be fp32 none the less (`keep_io`); None without
+    ONNX's own package to read it with."""
+    try:
+        import onnx
+    except ImportError:
+        return None
     graph = onnx.load(model, load_external_data=False).graph
     return any(weight.data_type == FLOAT16 for weight in graph.initializer)
 
@@ -378,6 +383,9 @@ class Backend(BaseBackend):
     def stack(self, options: Mapping[str, str]) -> str:
         return "onnxruntime_tensorrt" if options.get("provider") == "tensorrt" else self.name
 
+    def precisions_on(self, kind: str) -> frozenset[str]:
+        return frozenset({"fp32"}) if kind == "cpu" else self.precisions
+
     def probe(self, device: HardwareProfile) -> str:
         onnxruntime = self.runtime(device)
         wanted, available = PROVIDERS[device.kind], onnxruntime.get_available_providers()
@@ -398,7 +406,9 @@ class Backend(BaseBackend):
             raise UsageError(f"ONNX Runtime cannot read {source}", complaint(error, source), EXPORT_AGAIN) from error
 
     def open(self, engine: Path, setup: Setup) -> Session:
-        _refuse_precision(engine, setup)
+        if setup.case.precision not in (able := self.precisions_on(setup.device.kind)):
+            can = ", ".join(sorted(able))
+            raise Unsupported(f"onnxruntime runs {can} on a {setup.device.kind}", f"not {setup.case.precision}")
         settings = _settings(setup)
         if setup.device.kind == "gpu":
             return _open_on_gpu(engine, setup, settings)
@@ -413,15 +423,12 @@ class Backend(BaseBackend):
         return OrtSession(session, process.num_threads() - others)
 
 
-def _refuse_precision(engine: Path, setup: Setup) -> None:
+def _refuse_types(engine: Path, setup: Setup) -> None:
     """fp16 is the TensorRT provider's own, or the model's: the CUDA provider keeps to the graph's types."""
-    precision, kind = setup.case.precision, setup.device.kind
-    if precision not in ("fp32", "fp16") or (precision == "fp16" and kind == "cpu"):
-        raise Unsupported(f"onnxruntime runs fp32 on a {kind}", f"not {precision}")
-    if kind == "gpu" and setup.options["provider"] == "cuda" and precision == "fp16" and not carries_fp16(engine):
+    if _wanted(setup) == CUDA and setup.case.precision == "fp16" and not carries_fp16(engine):
         raise Unsupported(
             "ONNX Runtime's CUDA provider computes in the types of the graph",
-            f"{engine.name} has no fp16 weights",
+            f"{engine.name} is not known to have fp16 weights",
             "give a model converted to fp16 with fp32 inputs, or type: --set onnxruntime.provider=tensorrt",
         )
 
@@ -448,6 +455,7 @@ def _settings(setup: Setup) -> Any:
 def _open_on_gpu(engine: Path, setup: Setup, settings: Any) -> Session:
     import onnxruntime
 
+    _refuse_types(engine, setup)
     _require_cuda(onnxruntime)
     options = {CUDA: _cuda_options(setup)}
     if _wanted(setup) == TENSORRT:

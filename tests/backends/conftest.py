@@ -42,17 +42,27 @@ def pytest_generate_tests(metafunc):
 
 
 def claimed(name):
-    return sorted(backends.get(name).precisions)
+    return sorted(able(name))
 
 
 def refused(name):
-    return sorted(set(get_args(Precision)) - backends.get(name).precisions)
+    return sorted(set(get_args(Precision)) - able(name))
+
+
+def able(name):
+    """The precisions on the kind of device that the suite takes it to."""
+    backend = backends.get(name)
+    return backend.precisions_on(kind_of(backend))
+
+
+def kind_of(backend):
+    return "cpu" if "cpu" in backend.kinds else min(backend.kinds)
 
 
 def choices(name):
     """Every `option=value`. Those of a backend that computes nothing are faults to simulate, not ways to run."""
     backend = backends.get(name)
-    kind = "cpu" if "cpu" in backend.kinds else min(backend.kinds)
+    kind = kind_of(backend)
     here = {option: values for option, values in backend.options.items() if backend.only.get(option, kind) == kind}
     several = {option: values for option, values in here.items() if isinstance(values, tuple)}
     return [f"{option}={value}" for option, values in several.items() for value in values] if backend.computes else []

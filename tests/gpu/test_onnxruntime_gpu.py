@@ -259,11 +259,19 @@ def test_the_matrix_knows_the_runtime_by_its_provider():
 
 def test_fp16_is_the_models_or_tensorrts(installed):
     installed()
-    with pytest.raises(Unsupported, match=r"m\.onnx has no fp16 weights; .*onnxruntime\.provider=tensorrt"):
+    with pytest.raises(
+        Unsupported, match=r"m\.onnx is not known to have fp16 weights; .*onnxruntime\.provider=tensorrt"
+    ):
         opened(installed, precision="fp16")
     assert "precision" not in opened(installed, precision="fp16", provider="tensorrt").effective()
     installed.model.write_bytes(b"half")
     assert opened(installed, precision="fp16").effective()["precision"] == "fp16"
+
+
+def test_without_onnx_the_precision_is_not_claimed(installed, monkeypatch):
+    installed()
+    monkeypatch.setattr(subject, "carries_fp16", lambda model: None)
+    assert "precision" not in opened(installed).effective()
 
 
 def test_a_model_of_fp16_weights_is_no_fp32(installed):
