@@ -66,7 +66,8 @@ def versions(*distributions: str) -> dict[str, str]:
 def code_of(backend: BaseBackend) -> list[Path]:
     """The files that a backend consists of."""
     place = HERE / "backends" / backend.name
-    return sorted(place.glob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
+    own = sorted(place.glob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
+    return [*own, *(HERE / f"{module}.py" for module in backend.code)]
 
 
 def network_files(network: str) -> list[Path]:
@@ -245,7 +246,7 @@ class Workshop:
             "input_shape": self.input_shape(card),
             "batch_size": batch_size,
             "versions": versions(*backend.distributions),
-            "code": files_sha256(HERE / "parity.py", HERE / "backends" / f"{backend.name}.py"),
+            "code": files_sha256(HERE / "parity.py", *code_of(backend)),
         }
         job = partial(
             Reference,

@@ -167,7 +167,7 @@ def measure(job: Measure) -> Measured:
         facts |= {"window_ns": [before.monotonic_ns, after.monotonic_ns], "pid": os.getpid()}
     if shots:
         facts["probe_ns"] = shots.fired
-    if backend.computes and facts["threads_used"]:
+    if backend.computes and job.setup.device.here and facts["threads_used"]:  # a GPU's driver has threads of its own
         effective["threads_used"] = facts["threads_used"]
     effective["cpus"] = list(cpus_of_threads())
     return Measured(

@@ -1,7 +1,8 @@
 """A stand-in for Paddle Lite's benchmark_bin on the loopback device: an x86-64 program whose inference is real.
 
-No benchmark_bin for x86 is offered anywhere. This one takes the flags of 2.13, computes with the runtime of Paddle Lite's wheel, and
-prints what the real one was seen to print. What is pushed is a program of 200 bytes that starts the script below.
+No benchmark_bin for x86 is offered anywhere. This one takes the flags of 2.13, computes with the runtime of Paddle
+Lite's wheel, and prints what the real one was seen to print. What is pushed is a program of 200 bytes that starts the
+script beside this.
 """
 
 import struct

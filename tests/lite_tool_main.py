@@ -1,4 +1,4 @@
-"""Poses as benchmark_bin of Paddle Lite 2.13; started by the program of lite_tool.py under the Python of paddle_lite."""
+"""Poses as benchmark_bin of Paddle Lite 2.13; started by the program of lite_tool.py, under the home's Python."""
 
 import ctypes
 import os

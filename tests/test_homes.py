@@ -49,7 +49,7 @@ def names(folder):
 def test_a_backend_of_ours_needs_none():
     assert homes.python("simulated") == ""
     assert homes.python("") == ""
-    with pytest.raises(UsageError, match="openvino needs no environment of its own; .*pip install openvino"):
+    with pytest.raises(UsageError, match=r"openvino needs no environment of its own; .*pip install openvino"):
         homes.set_up("openvino", print)
 
 
@@ -66,7 +66,7 @@ def test_setting_up_makes_it_once(backend, monkeypatch, tool):
         which = shutil.which
         monkeypatch.setattr(shutil, "which", lambda name: None if name == "uv" else which(name))
     elif not shutil.which("uv"):
-        monkeypatch.setattr(homes, "_without_pip", lambda: [])
+        monkeypatch.setattr(homes, "_without_pip", list)
     said = []
     folder = homes.set_up("tiny", said.append)
     assert len(said) == 2
@@ -110,7 +110,7 @@ def test_another_version_is_not_taken_for_it(backend, monkeypatch):
 
 def test_packages_that_cannot_be_installed_leave_nothing(backend, wheel):
     wheel.write_bytes(b"no wheel")
-    with pytest.raises(Failed, match="cannot set up tiny; .+; mend that"):
+    with pytest.raises(Failed, match=r"cannot set up tiny; .+; mend that"):
         homes.set_up("tiny", print)
     assert not homes.place(backend.home).exists()
 

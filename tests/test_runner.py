@@ -677,3 +677,23 @@ def test_the_order_is_drawn_by_the_run(execute, monkeypatch):
     assert names != sorted(names)
     _, again = on_a_phone(execute, monkeypatch, {name: [1000, 1000] for name in "ABCDEFGH"})
     assert [record.case.model for record in again.records][:8] == names
+
+
+def test_where_it_fails_then_nothing_is_said_of_the_others(execute, monkeypatch):
+    again = Problem(status="failed", reason="lost the connection")
+    monkeypatch.setitem(globals(), "PROFILE", PHONE)
+    running = execute([case(name) for name in "AB"], Workshop(dict.fromkeys("AB", [measured(), again])), repetitions=1)
+    assert [record.status for record in running.records] == ["ok", "ok", "failed"]
+    assert not any(record.validity for record in running.records)
+
+
+def test_what_went_wrong_on_a_phone_names_neither_it_nor_its_owner(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    trouble = Problem(status="failed", reason="can't copy '/home/me/model.nb' to f1a2b3c4", log="adb -s f1a2b3c4 push")
+    cards = {"A": ModelCard("A", "F", file="/A.onnx", format="onnx")}
+    planned = Plan(profile=PHONE, cards=cards, cases=(case("A"),), left_out=(), found={"serial": "f1a2b3c4"})
+    settled = {"simulated": backends.settle(backends.get("simulated"), {})}
+    with RunFile.create(tmp_path, HEADER) as file:
+        running = Runner(planned, Settings(), settled, Workshop({"A": trouble}), file, HEADER, Quiet())
+        (record,) = running.run()
+    assert (record.status, record.reason, record.log) == ("failed", "can't copy '~/model.nb' to …", "adb -s … push")

@@ -139,6 +139,8 @@ class BaseBackend:
     distributions: ClassVar[tuple[str, ...]] = ()
     #: where all of its work is done, if not in this Python; made by `bench setup`
     home: ClassVar[Home | None] = None
+    #: modules of ours, besides its own, that decide what it builds and computes
+    code: ClassVar[tuple[str, ...]] = ()
     #: the artifact that engines are made from: "paddle", "onnx", "pdmodel" (Paddle's older format), or "" for none
     source: ClassVar[str] = ""
     #: the format of the engine where `build` makes one, else ""

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from bench.artifacts import default_root, file_sha256, key_of
 from bench.backends import BaseBackend, Session, Setup, complaint
 from bench.catalog import HardwareProfile
 from bench.errors import EXPORT_AGAIN, Failed, Unavailable, Unsupported, UsageError
@@ -181,6 +180,16 @@ class OrtGpuSession(Session):
         found = [Validity("misconfigured", misplaced) for misplaced in _misplaced(self._nodes, _wanted(self._setup))]
         return (*found, *unsynchronised(self.run, self._binding.synchronize_outputs, self.clock))
 
+    def semantics(self) -> dict[str, str]:
+        """A graph that is replayed is another experiment than launching kernel by kernel."""
+        if not self._replays:
+            return {}
+        replay = "one replay of a CUDA graph of the whole batch's inference"
+        return {
+            "compute": f"{replay}, inputs and outputs on the GPU",
+            "end_to_end": f"copy the inputs in, {replay}, copy the outputs out",
+        }
+
     def effective(self) -> dict[str, Any]:
         """Where nodes are computed as the graph was divided up; options as the provider gives them back.
 
@@ -295,6 +304,8 @@ def _told(setup: Setup) -> list[str]:
 def _engine_cache(engine: Path, setup: Setup) -> Path:
     """A folder for all that an engine of TensorRT depends on: its own names in there cover neither weights nor GPU."""
     import onnxruntime
+
+    from bench.artifacts import default_root, file_sha256, key_of  # with packages that other Pythons may lack
 
     gpu = setup.found.get("gpu", {})
     parts = {

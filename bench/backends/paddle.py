@@ -137,6 +137,7 @@ class Backend(BaseBackend):
     requires = ("paddle",)
     install = "pip install paddlepaddle setuptools"
     distributions = ("paddlepaddle", "paddlepaddle-gpu")
+    code = ("paddle_inference",)
     source = "paddle"
     kinds = frozenset({"cpu", "gpu"})
     precisions = frozenset({"fp32"})

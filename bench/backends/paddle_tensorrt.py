@@ -155,6 +155,7 @@ class Backend(BaseBackend):
     requires = ("paddle",)
     install = "pip install paddlepaddle-gpu==2.6.2 'numpy<2' setuptools"
     distributions = ("paddlepaddle-gpu", "tensorrt", "tensorrt-cu11", "tensorrt-cu12")
+    code = ("paddle_inference",)
     source = "paddle"
     engine = "paddle_tensorrt"
     kinds = frozenset({"gpu"})

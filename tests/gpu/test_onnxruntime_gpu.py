@@ -356,6 +356,23 @@ def test_a_sound_case_is_measured(installed, tmp_path):
     assert isinstance(answer, Measured), answer
     assert answer.parity.max_error == 0
     assert answer.effective["compute_nodes"] == {fake.CUDA: 28}
+    assert answer.semantics == {}
+    assert not {"misconfigured", "unsynchronised"} & {found.reason for found in answer.validity}
+
+
+def test_a_misplaced_node_is_a_doubt_of_the_answer(installed, tmp_path):
+    installed(on_cpu=("Conv",))
+    found = measured(installed, tmp_path).validity
+    assert ("misconfigured", "27 Conv on CPUExecutionProvider, not CUDAExecutionProvider") in [
+        (each.reason, each.evidence) for each in found
+    ]
+
+
+def test_a_replayed_graph_says_so(installed, tmp_path):
+    installed()
+    semantics = measured(installed, tmp_path, cuda_graph="on").semantics
+    assert semantics.keys() == set(FEW.intervals)
+    assert all("one replay of a CUDA graph" in words for words in semantics.values())
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,7 @@ def test_our_own_tool_gives_every_sample_and_its_threads(opened, bench_lite):
     account = session.account()
     assert account.effective["affinity"] == {"812": [6, 7], "813": [6, 7]}
     assert account.effective["tasks"][1] == {"id": 813, "cpu": 7, "allowed": "6-7", "ticks": 5}
+    assert account.effective["lite_version"] == "v2.13-fake"
     assert account.requested == {"cpus": [6, 7], "power_mode": 0}
     assert reasons(session) == ["emulated"]
 

@@ -51,7 +51,7 @@ Outputs = tuple[tuple[tuple[int, ...], float, float], ...]
 
 
 class Start(NamedTuple):
-    """What one start of the tool came to; times in nanoseconds. `tasks` are its threads, where it tells of them."""
+    """What one start of the tool came to; times in nanoseconds. Our own tells of its threads and of Paddle Lite, too."""
 
     load_ns: int
     first_ns: int
@@ -60,6 +60,7 @@ class Start(NamedTuple):
     warmup_ns: tuple[int, ...]
     outputs: Outputs
     tasks: tuple[Task, ...] = ()
+    lite_version: str = ""
 
 
 def find_tool(options: Mapping[str, str], abis: Sequence[str]) -> Tool:
@@ -175,7 +176,7 @@ class DeviceSession(Session):
             _require_same(starts[-1].outputs, last.outputs)
             during.append(self._rest())
         after = phone.condition(self._read)
-        self._account = self._account_of(before, during, after, waited, affinity, starts[-1].tasks)
+        self._account = self._account_of(before, during, after, waited, affinity, starts[-1])
         return _measurement(starts)
 
     def account(self) -> Account | None:
@@ -224,11 +225,11 @@ class DeviceSession(Session):
         after: Condition,
         waited: cooling.Waited,
         seen: dict[int, tuple[int, ...]],
-        tasks: tuple[Task, ...],
+        last: Start,
     ) -> Account:
-        """`tasks`, told by the tool itself of what was timed, go before `seen`, which was of a start beside it."""
+        """Threads as the tool itself told of them when it was timed go before `seen`, which was of a start beside it."""
         case = self._setup.case
-        affinity = {task.id: cpus for task in tasks if (cpus := cpu_list(task.allowed))} or seen
+        affinity = {task.id: cpus for task in last.tasks if (cpus := cpu_list(task.allowed))} or seen
         cores = phone.cores_for(self._phone, before, case.threads, self._power_mode)
         work = cooling.Work(threads=case.threads, cores=cores, affinity=affinity)
         told = {
@@ -238,7 +239,8 @@ class DeviceSession(Session):
             "waited_s": waited.seconds,
             "connection_losses": self._losses,
         }
-        threads = {"affinity": {str(thread): list(cpus) for thread, cpus in affinity.items()}}
+        bound = {"affinity": {str(thread): list(cpus) for thread, cpus in affinity.items()}}
+        told_of = {"tasks": msgspec.to_builtins(last.tasks), "lite_version": last.lite_version} if last.tasks else {}
         each = "each inference" if self._tool.kind == tool.OURS else "a mean of as many as its loops say"
         return Account(
             semantics={
@@ -246,7 +248,7 @@ class DeviceSession(Session):
                 f"{self._tool.kind}: {each}, the input set once"
             },
             requested={"cpus": list(cores), "power_mode": self._power_mode},
-            effective=threads | ({"tasks": msgspec.to_builtins(tasks)} if tasks else {}),
+            effective=bound | told_of,
             telemetry={"phone": told},
             validity=cooling.deviations(self._phone, work, before, during, after, waited),
         )
@@ -316,7 +318,7 @@ def target_of(abi: str) -> str:
 
 def _of_run(run: report.Run) -> Start:
     outputs = tuple((each.shape, each.mean or 0.0, each.deviation or 0.0) for each in run.outputs)
-    return Start(run.load_ns, run.first_ns, run.samples_ns, 1, run.warmup_ns, outputs, run.tasks)
+    return Start(run.load_ns, run.first_ns, run.samples_ns, 1, run.warmup_ns, outputs, run.tasks, run.lite_version)
 
 
 def _of_report(printed: report.Report, repeats: int) -> Start:
