@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -154,7 +155,7 @@ def as_published(arguments: Iterable[str]) -> tuple[str, ...]:
     for word in arguments:
         name, equals, _ = word.partition("=")
         private = name in ("--serial", "--gpu")
-        told.append("…" if hidden else f"{name}=…" if private and equals else word)
+        told.append("…" if hidden else f"{name}=…" if private and equals else word.replace(str(Path.home()), "~"))
         hidden = private and not equals
     return tuple(told)
 

@@ -258,6 +258,8 @@ def _number(value: Any) -> float:
 
 def machine_words(description: Mapping[str, Any]) -> str:
     """The machine, for a reader."""
+    if phone := environment.phone_words(description):
+        return phone
     hardware, limits = description.get("hardware") or {}, description.get("limits") or {}
     processor = (hardware.get("cpu") or {}).get("name") or "unknown CPU"
     cpus = limits.get("usable_cpus") or hardware.get("logical_cpus") or "?"
@@ -271,6 +273,11 @@ def software(description: Mapping[str, Any]) -> dict[str, str]:
     system = description.get("system") or {}
     found = {name: system.get(name) for name in ("python", "kernel", "distribution")}
     found |= description.get("packages") or {}
+    found |= {
+        f"{home}: {name}": each
+        for home, held in (description.get("homes") or {}).items()
+        for name, each in held.items()
+    }
     found |= description.get("variables") or {}
     return {name: str(value) for name, value in sorted(found.items()) if value is not None}
 

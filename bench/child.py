@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from bench import parity
 from bench.errors import BenchError, Failed, Unavailable, Unsupported, UsageError
+from bench.lifeline import die_with_parent
 from bench.schema import PARENT_VARIABLE, Case, Parity, Precision
 
 if TYPE_CHECKING:
@@ -43,15 +44,10 @@ def confine(limits: Limits) -> None:
 
         # Data, not address space: runtimes reserve tens of gigabytes that they never touch.
         resource.setrlimit(resource.RLIMIT_DATA, (limits.memory_limit_bytes, limits.memory_limit_bytes))
-    if sys.platform == "linux":
-        import ctypes
-        import signal
-
-        set_parent_death_signal = 1
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
-        # The signal comes only for a death from now on.
-        if os.environ.get(PARENT_VARIABLE) not in (None, str(os.getppid())):
-            os._exit(1)
+    die_with_parent()
+    # The signal comes only for a death from now on.
+    if sys.platform == "linux" and os.environ.get(PARENT_VARIABLE) not in (None, str(os.getppid())):
+        os._exit(1)
 
 
 class Trouble(NamedTuple):

@@ -234,13 +234,14 @@ def setup(backends: tuple[str, ...], quiet: bool) -> None:
 @click.option(
     "--output", type=click.Path(path_type=Path), default="exported", show_default=True, help="Folder to fill."
 )
+@click.option("--device", default="", metavar="ID", help="For engines.  [default: the first with such a backend]")
 @click.option("--quiet", is_flag=True, help="No progress.")
-def export(models: Any, families: Any, input_shape: Any, weights: str, formats: Any, output: Path, quiet: bool) -> None:
+def export(formats: Any, quiet: bool, **asked: Any) -> None:
     """Artifacts only: models in the formats of --to."""
     from bench import progress, session
 
     with progress.choose(quiet) as shown:
-        for path in session.export(models, families, input_shape, weights, flatten(formats), output, shown):
+        for path in session.export(formats=flatten(formats), progress=shown, **asked):
             click.echo(path)
 
 

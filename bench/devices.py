@@ -116,7 +116,10 @@ def lacking(profile: HardwareProfile, device: Device | None, backend: BaseBacken
         target = msgspec.convert(found["gpu"], Gpu) if found else profile
         installed = {each.name: each.version for each in metadata.distributions()}
         about = {"python": platform.python_version(), "driver": target.driver if isinstance(target, Gpu) else ""}
-        if reason := support.obstacle(target, cast("Runtime", backend.stack(options)), {**installed, **about}):
+        runtime, versions = cast("Runtime", backend.stack(options)), {**installed, **about}
+        if word := support.absent(target, runtime, versions):
+            return f"{word} is not installed, which {backend.name} needs for GPUs; see: bench doctor"
+        if reason := support.obstacle(target, runtime, versions):
             return reason
     return backend.lacking(profile, options, found) if device else ""
 
@@ -126,7 +129,7 @@ def recipe(profile: HardwareProfile, device: Device | None, backend: BaseBackend
     if profile.kind != "gpu":
         return ()
     target = msgspec.convert(device.found["gpu"], Gpu) if device else profile
-    return support.recipe(target, cast("Runtime", backend.stack(backends.settle(backend, {}))))
+    return support.recipe(target, cast("Runtime", backend.stack(backends.settle(backend, {}, profile.kind))))
 
 
 def about(device: Device) -> list[str]:

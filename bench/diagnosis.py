@@ -1,5 +1,6 @@
 """One file to send when a number looks wrong: what the doctor said, machine, packages, driver, and the last run."""
 
+import io
 import platform
 import re
 import shutil
@@ -17,7 +18,9 @@ from bench.catalog import HardwareProfile
 from bench.errors import UsageError
 
 #: what names one device of the world, in what vendors' tools print; phones' serial numbers are not asked for at all
-NAMES_ONE = re.compile(r"(?im)^(\s*(?:serial number|gpu uuid|board id)[^:]*:).*$")
+NAMES_ONE = re.compile(r"(?im)^([^:\n]*(?:serial number|uuid|pdi|guid|board id)[^:\n]*:).*$")
+UUID = re.compile(r"\b(GPU|MIG)-[0-9a-f]{8}[0-9a-f/-]*")
+HOME = re.compile(r"/home/[^/\s\"']+")
 TIMEOUT_S = 60
 
 
@@ -26,10 +29,13 @@ def pack(file: Path, lines: Sequence[str], profile: HardwareProfile, results: Pa
 
     Raises UsageError where `file` is there already or can't be written.
     """
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as out:
+        for name, text in _parts(lines, profile, results):
+            out.writestr(name, _public(text))
     try:
-        with zipfile.ZipFile(file, "x", zipfile.ZIP_DEFLATED) as out:
-            for name, text in _parts(lines, profile, results):
-                out.writestr(name, _public(text))
+        with file.open("xb") as stream:
+            stream.write(whole.getvalue())
     except OSError as error:
         found = "it is there already" if isinstance(error, FileExistsError) else error.strerror or str(error)
         raise UsageError(f"cannot write {file}", found, "name another with --pack FILE") from error
@@ -74,5 +80,5 @@ def _json(data: Any) -> str:
 
 
 def _public(text: str) -> str:
-    without = NAMES_ONE.sub(r"\1 …", text)
-    return re.sub(r"GPU-[0-9a-f]{8}[0-9a-f-]*", "GPU-…", without).replace(str(Path.home()), "~")
+    without = UUID.sub(r"\1-…", NAMES_ONE.sub(r"\1 …", text))
+    return HOME.sub("~", without.replace(str(Path.home()), "~"))

@@ -65,11 +65,9 @@ def _answers(profile: HardwareProfile, device: Device | None) -> Iterator[tuple[
     break the doctor."""
     workshop = Workshop(Cache(default_root()), Settings(timeout_s=120), environment.cpus_available(), Quiet().say)
     for name in profile.backends:
-        if name not in backends.names():
-            yield name, "not in this bench yet"
-            continue
         backend = backends.get(name)
-        lacking = homes.missing(backend) or devices.lacking(profile, device, backend, backends.settle(backend, {}))
+        options = backends.settle(backend, {}, profile.kind)
+        lacking = homes.missing(backend) or devices.lacking(profile, device, backend, options)
         if lacking or not device:
             yield name, lacking or f"installed; it waits for {profile.name}"
             continue
@@ -82,8 +80,7 @@ def _about(name: str, answer: Version | str, profile: HardwareProfile, device: D
         yield f"backend {name}: yes, version {answer.version}"
         return
     yield f"backend {name}: {answer}"
-    if name in backends.names():
-        yield from (f"    {line}" for line in devices.recipe(profile, device, backends.get(name)))
+    yield from (f"    {line}" for line in devices.recipe(profile, device, backends.get(name)))
 
 
 def _own_advice(description: Mapping[str, Any], profile: HardwareProfile) -> Iterable[str]:

@@ -287,6 +287,15 @@ def machine_class(description: Mapping[str, Any]) -> str:
     return _digest(description.get("device", {}).get("hardware") or description.get("hardware"))
 
 
+def phone_words(description: Mapping[str, Any]) -> str:
+    """The phone that computed in this machine's place; "" where none did."""
+    phone = (description.get("device") or {}).get("hardware") or {}
+    if not phone:
+        return ""
+    name = " ".join(phone[word] for word in ("manufacturer", "model") if phone.get(word)) or "unknown phone"
+    return f"{name} (SoC {phone.get('soc') or 'unknown'}, {', '.join(phone.get('abis') or ()) or 'unknown ABI'})"
+
+
 def environment_id(description: Mapping[str, Any]) -> str:
     """Names hardware, system, limits, packages and variables together. 12 hexadecimal digits."""
     return _digest(description)

@@ -5,23 +5,26 @@ that was killed, or ran out of disk, is cleared away by the next. Once made it i
 """
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from bench import backends, pythons
 from bench.artifacts import default_root, key_of
 from bench.backends import BaseBackend, Home
 from bench.errors import Failed, Unavailable, UsageError
+from bench.lifeline import die_with_parent
 from bench.schema import Frozen
 
 #: what our worker imports besides the backend's packages
 NEEDED = ("filelock>=3.16", "msgspec>=0.19", "platformdirs>=4.3", "psutil>=6")
 SEAL = "home.json"
+OFFLINE = re.compile(r"(?i)connection|timed out|name resolution|network is unreachable|dns error")
 FREEZE = """
 import importlib.metadata, json, sys
 packages = {each.metadata["Name"]: each.version for each in importlib.metadata.distributions()}
@@ -62,8 +65,9 @@ def missing(backend: BaseBackend) -> str:
     if sealed(backend.home):
         return ""
     wants = f"{backend.name} works in an environment of its own (CPython {backend.home.python}), which is not set up"
-    found = "" if _interpreter(backend.home.python) else f"no CPython {backend.home.python} was found to make it with; "
-    return f"{wants}; {found}type: bench setup {backend.name}"
+    if _interpreter(backend.home.python):
+        return f"{wants}; type: bench setup {backend.name}"
+    return f"{wants}; no CPython {backend.home.python} was found to make it with; {_get(backend, backend.home)}"
 
 
 def versions(home: Home) -> dict[str, str]:
@@ -71,6 +75,12 @@ def versions(home: Home) -> dict[str, str]:
     seal = sealed(home)
     asked = {requirement.partition("=")[0].partition("<")[0].partition(">")[0] for requirement in home.packages}
     return {name: version for name, version in sorted(seal.packages.items()) if name in asked} if seal else {}
+
+
+def contents(home: Home) -> dict[str, str]:
+    """For the environment of a record: the home's Python, and what it was asked to hold; nothing of one not set up."""
+    seal = sealed(home)
+    return {"python": seal.python, **versions(home)} if seal else {}
 
 
 def sealed(home: Home) -> Sealed | None:
@@ -95,7 +105,13 @@ def set_up(name: str, say: Callable[[str], None]) -> Path:
     folder = place(backend.home)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_suffix(".lock")):
+        lock = FileLock(folder.with_suffix(".lock"))
+        try:
+            with lock.acquire(timeout=0):
+                pass
+        except Timeout:
+            say(f"another setup of {name} is at work; waiting for it")
+        with lock:
             if sealed(backend.home) is None:
                 _make(backend, backend.home, folder, say)
     except OSError as error:
@@ -105,13 +121,17 @@ def set_up(name: str, say: Callable[[str], None]) -> Path:
     return folder
 
 
+def _get(backend: BaseBackend, home: Home) -> str:
+    return f"install one, as with: uv python install {home.python}; then: bench setup {backend.name}"
+
+
 def _make(backend: BaseBackend, home: Home, folder: Path, say: Callable[[str], None]) -> None:
     base = _interpreter(home.python)
     if not base:
         raise Unavailable(
             f"no CPython {home.python}, which the packages of {backend.name} need",
             f"neither python{home.python} on the path nor pyenv nor uv has one",
-            f"install one, as with: uv python install {home.python}; then: bench setup {backend.name}",
+            _get(backend, home),
         )
     shutil.rmtree(folder, ignore_errors=True)  # nobody sealed it, and we hold the lock
     try:
@@ -173,10 +193,16 @@ def _run(backend: BaseBackend, command: list[str]) -> str:
         capture_output=True,
         text=True,
         errors="replace",
+        preexec_fn=die_with_parent,  # else pip would go on filling a folder that the next setup clears away
         check=False,
     )
     if done.returncode:
-        lines = (done.stderr or done.stdout).strip().splitlines()
-        said = next((line.strip() for line in reversed(lines) if line.strip()), f"exit code {done.returncode}")
+        said = _cause(done.stderr or done.stdout) or f"exit code {done.returncode}"
         raise Failed(f"cannot set up {backend.name}", said, "mend that, and type the same again", log=done.stderr)
     return done.stdout
+
+
+def _cause(text: str) -> str:
+    """The last line, or an earlier one on the network: pip ends by saying that there are no such packages."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return next((line for line in lines if OFFLINE.search(line)), lines[-1] if lines else "")

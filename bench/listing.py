@@ -86,9 +86,6 @@ def runtimes() -> list[Row]:
     """A row a backend that the project knows, with its options, the default first; `here` as for devices."""
     rows = []
     for name in backends.KNOWN:
-        if name not in backends.names():
-            rows.append({"name": name, "reads": "", "precisions": [], "options": {}, "here": "not in this bench yet"})
-            continue
         backend = backends.get(name)
         rows.append(
             {

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from bench.errors import EXPORT_AGAIN, BenchError, Failed, Unavailable, last_line
+from bench.errors import EXPORT_AGAIN, BenchError, Failed, Unavailable, UsageError, last_line
 from bench.gpu import causes
 from bench.overhear import standard_error
-from bench.schema import Validity
+from bench.schema import Input, Validity
 from bench.synchrony import unsynchronised
 from bench.timing import Clock
 
@@ -93,6 +93,38 @@ def said(error: Exception, file: Path) -> str:
     lines = [line for line in str(error).splitlines() if re.match(r"\([A-Z]\w+\) ", line)]
     line = last_line(RuntimeError(lines[0]) if lines else error)
     return re.sub(r" \(at /\S+:\d+\)$", "", line.replace(str(file), file.name))
+
+
+#: Paddle's types and NumPy's
+NUMPY = {"FP16": "float16", "FP32": "float32", "FP64": "float64", "INT32": "int32", "INT64": "int64", "UINT8": "uint8"}
+
+
+def fed(program: Path) -> tuple[Input, ...]:
+    """The inputs of a `.pdmodel`, from the program itself: Paddle's own reader wants a file beside it that many lack.
+
+    Raises UsageError for what is no program, or one without inputs.
+    """
+    from google.protobuf.message import DecodeError
+    from paddle.base.proto import framework_pb2
+
+    description = framework_pb2.ProgramDesc()
+    try:
+        description.ParseFromString(program.read_bytes())
+    except (DecodeError, OSError) as error:
+        raise UsageError(f"Paddle cannot read {program}", last_line(error), EXPORT_AGAIN) from error
+    blocks = description.blocks[:1]
+    variables = {variable.name: variable for block in blocks for variable in block.vars}
+    names = [op.outputs[0].arguments[0] for block in blocks for op in block.ops if op.type == "feed"]
+    if not names:
+        raise UsageError(f"Paddle cannot read {program}", "it takes no input", EXPORT_AGAIN)
+    return tuple(_input(name, variables[name].type, framework_pb2.VarType) for name in names)
+
+
+def _input(name: str, type_: Any, types: Any) -> Input:
+    # Paddle 3 has renamed what Paddle 2 calls lod_tensor.
+    tensor = getattr(type_, "dense_tensor" if hasattr(type_, "dense_tensor") else "lod_tensor").tensor
+    shape = tuple(size if size > 0 else None for size in tensor.dims)
+    return Input(name=name, shape=shape, type=NUMPY.get(types.Type.Name(tensor.data_type), "unknown"))
 
 
 def require_gpu(paddle: Any) -> None:

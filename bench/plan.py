@@ -95,9 +95,7 @@ def _obstacle(
     cpus: int,
 ) -> tuple[Status, str]:
     """("ok", "") or what stands in the way of a case, as far as can be told without loading a runtime."""
-    backend = backends.get(case.backend)
-    if backend is None:
-        return "unavailable", f"{case.backend} is not in this bench"
+    backend = backends[case.backend]
     if profile.kind not in backend.kinds:
         return "unsupported", f"{case.backend} here runs on {', '.join(sorted(backend.kinds))}, not on a {profile.kind}"
     if case.precision not in (able := backend.precisions_on(profile.kind)):

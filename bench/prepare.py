@@ -192,6 +192,8 @@ class Workshop:
 
     def _pdmodel(self, card: ModelCard, backend: BaseBackend) -> Artifact:
         """In Paddle's older format, written by the older Paddle in the home of `backend`."""
+        if card.format == "onnx":
+            raise Unsupported("nothing converts onnx to Paddle")
         if card.file:
             if not card.file.endswith(".pdmodel"):
                 raise Unsupported(

@@ -16,7 +16,7 @@ NEEDED = ("msgspec", "numpy", "psutil")
 TIMEOUT_S = 60.0
 EXAMPLE = "name one such as old/bin/python"
 #: what would let one environment's packages into another
-LEAKS = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
+LEAKS = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PIP_USER", "PIP_TARGET", "PIP_PREFIX")
 LOOK = """
 import importlib.util, json, sys
 missing = [name for name in sys.argv[1:] if importlib.util.find_spec(name) is None]

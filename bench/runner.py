@@ -247,12 +247,12 @@ def _watched(record: Record, watch: Watch) -> Record:
 
 
 def _builds(setup: Setup) -> Iterator[Setup]:
-    """One for each engine that is made of the case; a number that the user gave is the only one."""
+    """One for each engine that is made of the case, numbered from 1; a number that the user gave is the only one."""
     count = backends.get(setup.case.backend).builds
     if count == 1 or setup.options["build"] != "0":
         yield setup
         return
-    for number in range(count):
+    for number in range(1, count + 1):
         yield msgspec.structs.replace(setup, options={**setup.options, "build": str(number)})
 
 

@@ -12,7 +12,7 @@ import msgspec
 from bench import __version__, backends, catalog, devices, environment, homes, plan, published, store
 from bench.artifacts import Cache, default_root, model_files
 from bench.backends import BaseBackend, Setup
-from bench.catalog import ModelCard
+from bench.catalog import HardwareProfile, ModelCard
 from bench.devices import Device
 from bench.errors import Failed, Unavailable, Unsupported, UsageError, unknown
 from bench.plan import Plan, Request
@@ -40,10 +40,7 @@ def make_plan(request: Request) -> tuple[Plan, Device]:
     if not cards:
         raise NO_MODEL
     asked = request.backends or profile.backends
-    for name in asked:
-        if name not in backends.KNOWN:
-            raise unknown("backend", name, backends.names(), "list them with: bench list backends")
-    found = {name: backends.get(name) for name in asked if name in backends.names()}
+    found = {name: backends.get(name) for name in asked}
     for name in request.options:
         if name not in found:
             raise unknown("backend in this plan", name, list(found), "--set takes BACKEND.OPTION=VALUE")
@@ -55,6 +52,9 @@ def make_plan(request: Request) -> tuple[Plan, Device]:
         name: why_missing(backend, cards) or devices.lacking(profile, device, backend, _options(request, backend))
         for name, backend in found.items()
     }
+    held = {name: homes.contents(backend.home) for name, backend in found.items() if backend.home}
+    if held:
+        device = msgspec.structs.replace(device, description={**device.description, "homes": held})
     return plan.make(request, cards, profile, found, missing, device.cpus, device.found), device
 
 
@@ -82,7 +82,9 @@ def why_missing(backend: BaseBackend, cards: list[ModelCard]) -> str:
     needed = EXPORTERS.get(backend.source, ()) if exported else ()
     absent = [module for module in needed if importlib.util.find_spec(module) is None]
     return (
-        f"{', '.join(absent)} is not installed, which exports models for it; pip install 'bench[cpu]'" if absent else ""
+        f"{', '.join(absent)} is not installed, with which models are exported and checked; pip install 'bench[cpu]'"
+        if absent
+        else ""
     )
 
 
@@ -92,11 +94,21 @@ def header_for(request: Request, description: dict[str, Any], command: tuple[str
         started_at=store.now(),
         bench_version=__version__,
         command=command,
-        request=msgspec.to_builtins(request),
+        request=_public(msgspec.to_builtins(request)),
         commit=environment.git_commit(),
         environment_id=environment.environment_id(description),
         environment=description,
     )
+
+
+def _public(request: dict[str, Any]) -> dict[str, Any]:
+    """With `~` for the home folder in options, as records get published; who reads a path of theirs expands it."""
+    home = str(Path.home())
+    options = {
+        backend: {option: value.replace(home, "~") for option, value in given.items()}
+        for backend, given in request["options"].items()
+    }
+    return {**request, "options": options}
 
 
 def start(request: Request, results: Path, command: tuple[str, ...], progress: Progress) -> Outcome:
@@ -135,6 +147,8 @@ def _refuse_other_place(first: Header, description: Mapping[str, Any]) -> None:
         found = f"class {there}, this one is {here}"
         raise UsageError(f"run {first.run_id} was started on another machine", found, "start a new run")
     now, then = description["packages"], first.environment.get("packages", {})
+    for name, held in description.get("homes", {}).items():
+        now, then = now | held, then | first.environment.get("homes", {}).get(name, {})
     changed = [f"{name} {then.get(name)} then, {now[name]} now" for name in now if now[name] != then.get(name)]
     if changed:
         raise UsageError(f"run {first.run_id} was started with other packages", ", ".join(changed), "start a new run")
@@ -223,16 +237,17 @@ def export(
     weights: str,
     formats: Sequence[str],
     output: Path,
+    device: str,
     progress: Progress,
 ) -> Iterator[Path]:
-    """Writes each model in each format to `<output>/<model>/`, and yields the files to open.
+    """Writes each model in each format to `<output>/<model>/`, and yields the files to open; engines are for `device`.
 
     Raises Unavailable for a format that this bench or this Python can't make, and what each conversion raises.
     """
     cards = published.select(models, families, input_shape)
     if not cards:
         raise NO_MODEL
-    makers = [_maker(name, cards) for name in formats]
+    makers = [_maker(name, cards, device) for name in formats]
     request = Request(settings=Settings(weights=weights))
     workshop = _workshop(request, progress)
     for card in cards:
@@ -241,27 +256,40 @@ def export(
             yield _copy(Path(artifact.path), output / card.name)
 
 
-def _maker(format_: str, cards: list[ModelCard]) -> Callable[[Workshop, ModelCard], Artifact]:
+def _maker(format_: str, cards: list[ModelCard], device: str) -> Callable[[Workshop, ModelCard], Artifact]:
     """How an artifact of `format_` is made: a conversion, or the engine of the backend that builds such."""
     if format_ in REFERENCES:
         source = backends.get(REFERENCES[format_])
         if missing := why_missing(source, cards):
             raise Unavailable(f"cannot export to {format_}", missing)
         return lambda workshop, card: workshop.model(card, format_)
-    for name in backends.names():
-        if backends.get(name).engine == format_:
-            if missing := why_missing(backends.get(name), cards):
-                raise Unavailable(f"cannot export to {format_}", missing)
-            return lambda workshop, card: workshop.engine(card, _plainest(card, name))
-    raise Unavailable(f"cannot export to {format_}", "this bench has no backend for it yet", "see: bench list backends")
+    backend = next(filter(lambda backend: backend.engine == format_, map(backends.get, backends.names())))
+    # A backend with a home converts there, and needs nothing of ours.
+    if missing := homes.missing(backend) if backend.home else why_missing(backend, cards):
+        raise Unavailable(f"cannot export to {format_}", missing)
+    profile = _device_for(backend, device)
+    return lambda workshop, card: workshop.engine(card, _plainest(card, backend, profile))
 
 
-def _plainest(card: ModelCard, name: str) -> Setup:
-    """What an engine is exported for: the first device that lists the backend, at the first of each axis."""
-    backend = backends.get(name)
-    able = [profile for profile in catalog.profiles().values() if name in profile.backends]
-    case = Case(card.name, name, able[0].name, able[0].precisions[0], able[0].batch_sizes[0], able[0].threads[0])
-    return Setup(case, able[0], backends.settle(backend, {}), card.input_shape)
+def _device_for(backend: BaseBackend, device: str) -> HardwareProfile:
+    """That device, or for "" the first that lists the backend. Raises UsageError for one that it doesn't run on."""
+    if not device:
+        return next(profile for profile in catalog.profiles().values() if backend.name in profile.backends)
+    profile = catalog.profile(device)
+    if profile.kind not in backend.kinds:
+        kinds = ", ".join(sorted(backend.kinds))
+        raise UsageError(
+            f"no {backend.engine} for {device}", f"{backend.name} runs on {kinds}", "name another --device"
+        )
+    return profile
+
+
+def _plainest(card: ModelCard, backend: BaseBackend, profile: HardwareProfile) -> Setup:
+    """What an engine is exported for: the first of each axis of the device."""
+    case = Case(
+        card.name, backend.name, profile.name, profile.precisions[0], profile.batch_sizes[0], profile.threads[0]
+    )
+    return Setup(case, profile, backends.settle(backend, {}, profile.kind), card.input_shape)
 
 
 def _copy(file: Path, folder: Path) -> Path:

@@ -224,10 +224,14 @@ def _cards(asked: Asked, both: tuple[Side, Side]) -> list[list[ModelCard]]:
 
 
 def _plan(asked: Asked, side: Side, cards: list[ModelCard], profile: HardwareProfile) -> plan.Plan:
-    for name in side.backends:
-        if name not in backends.KNOWN:
-            raise unknown("backend", name, backends.names(), "list them with: bench list backends")
-    found = {name: backends.get(name) for name in side.backends if name in backends.names()}
+    found = {name: backends.get(name) for name in side.backends}
+    for name, backend in found.items():
+        if backend.home:
+            raise UsageError(
+                f"pairs can't be played on {name}",
+                "it works in a Python environment of its own",
+                "measure both sides with bench run, then: bench check",
+            )
     for name in {*side.options, *asked.options}:
         if name not in {*side.backends, *asked.backends, *asked.sides}:
             raise unknown("backend in this comparison", name, list(found), "--set takes BACKEND.OPTION=VALUE")

@@ -106,7 +106,6 @@ def test_the_estimate_grows_with_cases_and_stays_an_upper_bound():
 @pytest.mark.parametrize(
     ("request_", "options", "status", "reason"),
     [
-        (Request(backends=("abacus",)), {}, "unavailable", "abacus is not in this bench"),
         (
             Request(backends=("openvino",)),
             {"profile": catalog.profile("t4")},
@@ -144,7 +143,7 @@ def test_the_estimate_grows_with_cases_and_stays_an_upper_bound():
             "5 threads asked, 4 CPUs may be used here",
         ),
     ],
-    ids=["unknown", "kind", "precision", "published", "onnx", "missing", "threads"],
+    ids=["kind", "precision", "published", "onnx", "missing", "threads"],
 )
 def test_a_case_is_left_out_with_its_reason(request_, options, status, reason):
     planned = make(request_, **options)

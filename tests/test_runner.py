@@ -631,7 +631,7 @@ class Differing(type(backends.get("simulated"))):
     options = {**backends.get("simulated").options, "build": "0"}
 
 
-@pytest.mark.parametrize(("asked", "built"), [("0", ["0", "1", "2", "0", "1"]), ("7", ["7"] * 5)])
+@pytest.mark.parametrize(("asked", "built"), [("0", ["1", "2", "3", "1", "2"]), ("7", ["7"] * 5)])
 def test_repetitions_take_turns_with_the_builds_of_a_case(execute, monkeypatch, asked, built):
     monkeypatch.setattr(backends, "get", lambda name: Differing())
     workshop = Workshop()
@@ -682,7 +682,8 @@ def test_the_order_is_drawn_by_the_run(execute, monkeypatch):
 def test_where_it_fails_then_nothing_is_said_of_the_others(execute, monkeypatch):
     again = Problem(status="failed", reason="lost the connection")
     monkeypatch.setitem(globals(), "PROFILE", PHONE)
-    running = execute([case(name) for name in "AB"], Workshop(dict.fromkeys("AB", [measured(), again])), repetitions=1)
+    workshop = Workshop({name: [measured(), again] for name in "AB"})
+    running = execute([case(name) for name in "AB"], workshop, repetitions=1)
     assert [record.status for record in running.records] == ["ok", "ok", "failed"]
     assert not any(record.validity for record in running.records)
 

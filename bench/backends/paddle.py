@@ -1,7 +1,6 @@
 """Paddle Inference. On a CPU it is slow unless oneDNN is asked for, so it is, and proved to be on."""
 
 import ctypes
-import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ from bench.paddle_inference import (
     PLACE,
     GpuPredictor,
     config_of,
+    fed,
     predictor_of,
     require_gpu,
     said,
@@ -164,7 +164,7 @@ class Backend(BaseBackend):
 
     def inspect(self, source: Path) -> tuple[Input, ...]:
         if source.suffix == ".pdmodel":
-            os.environ.update(FLAGS_enable_pir_api="0")  # it reads the older format only where the newer one is off
+            return fed(source)
         import paddle
 
         try:

@@ -78,6 +78,12 @@ def obstacle(target: Target, runtime: Runtime, versions: Mapping[str, str]) -> s
     return next((line for check in checks for line in check(stack)), "")
 
 
+def absent(target: Target, runtime: Runtime, versions: Mapping[str, str]) -> str:
+    """What is to be installed, where no build of `runtime` that serves GPUs is among `versions`; "" where one is."""
+    stack = Stack(target, runtime, versions)
+    return "" if stack.version(stack.main) else WORDS[stack.main]
+
+
 def recipe(target: Target, runtime: Runtime) -> tuple[str, ...]:
     """Commands to type in a clone, in order; lines with a # are to be read. Empty for unknown and older GPUs."""
     found = family(capability_of(target))

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
-from bench.errors import Unavailable
 from bench.gpu import hygiene, nvml
 from bench.gpu.hygiene import LIMITS, Look, Work
 from bench.gpu.nvml import Nvml, Sampler, State
@@ -53,14 +52,20 @@ def watching(gpu: Gpu, opened: Opened = nvml.opened) -> Iterator[Watch]:
             library = stack.enter_context(opened())
             handle = library.handle(gpu)
             watch.before = Look(library.facts(handle), library.state(handle))
-        except Unavailable as error:
-            watch.failure = str(error)
+        except Exception as error:
+            watch.failure = f"the GPU could not be watched: {error}"
             yield watch
             return
         with Sampler(lambda: library.state(handle)) as sampler:
             yield watch
         watch.states, watch.failure = sampler.states, sampler.failure
-        watch.after = Look(library.facts(handle), library.state(handle))
+        if watch.failure:
+            stack.pop_all()  # a driver that hangs would hang at its end, too
+            return
+        try:
+            watch.after = Look(library.facts(handle), library.state(handle))
+        except Exception as error:
+            watch.failure = f"the GPU could not be watched: {error}"
 
 
 def advice(gpu: Gpu, opened: Opened = nvml.opened) -> tuple[str, ...]:

@@ -449,15 +449,21 @@ def campaign_line(campaign: Campaign) -> str:
     return f"{name}: {campaign.hardware}; {words}"
 
 
-def _phone_line(phone: Mapping[str, Any], packages: Mapping[str, str | None]) -> str:
-    name = " ".join(phone[word] for word in ("manufacturer", "model") if phone.get(word)) or "unknown phone"
+def _phone_line(phone: str, description: Mapping[str, Any]) -> str:
+    hardware = description["device"]["hardware"]
     parts = [
-        f"{name} (SoC {phone.get('soc') or 'unknown'}, {', '.join(phone.get('abis') or ()) or 'unknown ABI'})",
-        f"Android {phone['android']}" if phone.get("android") else "",
-        f"kernel {phone['kernel']}" if phone.get("kernel") else "",
-        *(f"{name} {version}" for name, version in packages.items() if version),
+        phone,
+        f"Android {hardware['android']}" if hardware.get("android") else "",
+        f"kernel {hardware['kernel']}" if hardware.get("kernel") else "",
+        *_homes(description),
     ]
     return ", ".join(part for part in parts if part)
+
+
+def _homes(description: Mapping[str, Any]) -> Iterator[str]:
+    """What runs in Pythons of their own."""
+    for held in (description.get("homes") or {}).values():
+        yield from (f"{name} {version}" for name, version in held.items())
 
 
 def _run_line(run_id: str, header: Header | None) -> str:
@@ -470,18 +476,20 @@ def _run_line(run_id: str, header: Header | None) -> str:
 
 def machine_line(description: Mapping[str, Any]) -> str:
     """The facts of `environment.describe` that one wants beside a table; of a phone, its own and not this machine's."""
-    if device := description.get("device"):
-        return _phone_line(device.get("hardware") or {}, description.get("packages") or {})
+    if phone := environment.phone_words(description):
+        return _phone_line(phone, description)
     hardware, system, limits = (description.get(part) or {} for part in ("hardware", "system", "limits"))
     processor = (hardware.get("cpu") or {}).get("name") or "unknown CPU"
     parts = [
         f"{processor}, {limits.get('usable_cpus') or hardware.get('logical_cpus') or '?'} usable CPUs",
         *(hardware.get("gpus") or ()),
+        f"driver {gpu['driver']}" if (gpu := (description.get("device") or {}).get("gpu")) else "",
         f"virtual machine ({hardware.get('hypervisor') or 'unknown kind'})" if hardware.get("virtual_machine") else "",
         system.get("distribution") or system.get("os") or "",
         f"kernel {system['kernel']}" if system.get("kernel") else "",
         system.get("python") or "",
         *(f"{name} {version}" for name, version in (description.get("packages") or {}).items() if version),
+        *_homes(description),
         *(f"{name}={value}" for name, value in (description.get("variables") or {}).items()),
     ]
     return ", ".join(part for part in parts if part)

@@ -74,8 +74,41 @@ def test_without_nvml_the_number_is_unwatched():
     told, found = seen.judge(Span(0, 1, PID, copies=False))
     assert told == {}
     assert [(each.reason, each.evidence) for each in found] == [
-        ("unwatched", "no nvidia-ml-py; pip install nvidia-ml-py")
+        ("unwatched", "the GPU could not be watched: no nvidia-ml-py; pip install nvidia-ml-py")
     ]
+
+
+def test_a_driver_that_hangs_ends_the_watching_and_not_the_run(monkeypatch):
+    monkeypatch.setattr(nvml, "PATIENCE_S", 0.1)
+    asleep = []
+
+    def hang(*_):
+        if asleep:
+            time.sleep(1)
+        asleep.append(1)
+        return 1590
+
+    began = time.monotonic()
+    with watching(GPU, opened(nvmlDeviceGetPowerUsage=hang)) as seen:
+        time.sleep(0.2)
+    assert time.monotonic() - began < 0.9
+    assert reasons(seen.judge(Span(0, time.monotonic_ns(), PID, copies=False))) == {"unwatched"}
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_odd_error_of_nvml_ends_the_watching_and_not_the_run(when):
+    calls = []
+
+    def odd(*_):
+        calls.append(1)
+        if when == "before" or len(calls) > 1:
+            raise ValueError("odd")
+        return [1, 1]
+
+    with watching(GPU, opened(nvmlDeviceGetEccMode=odd)) as seen:
+        pass
+    _, found = seen.judge(Span(0, 1, PID, copies=False))
+    assert [each.evidence for each in found] == ["the GPU could not be watched: odd"]
 
 
 def test_an_error_of_the_measurement_passes_through():

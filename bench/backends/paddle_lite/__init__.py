@@ -1,5 +1,6 @@
 """Paddle Lite, on this machine's CPU or on a phone. Its wheels end at CPython 3.10, so it has a home of its own."""
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ class Backend(BaseBackend):
     #: which cores of a phone work: 0 the big ones, 1 the little ones, 2 all, 3 as its scheduler likes
     #: `tool` is what runs on a phone, or a folder of Paddle Lite with it
     options = {"power_mode": ("0", "1", "2", "3"), "tool": Path()}
+    only = {"power_mode": "phone", "tool": "phone"}
 
     def probe(self, device: HardwareProfile) -> str:
         """As the runtime says, such as "v2.13-rc"; it is what opt writes into each .nb, too."""
@@ -94,8 +96,10 @@ class Backend(BaseBackend):
 
 
 def _target(setup: Setup) -> str:
-    """By what a phone runs, as far as one is there."""
-    abis = setup.found.get("phone", {}).get("abis")
-    if not abis:
-        return TARGETS[setup.device.kind]
-    return "arm" if any(abi.startswith("arm") for abi in abis) else "x86"
+    """What the tool for the phone computes as; without a phone or a tool, what phones mostly do."""
+    if abis := setup.found.get("phone", {}).get("abis"):
+        from bench.backends.paddle_lite import device, tool
+
+        with contextlib.suppress(BenchError):
+            return tool.TARGETS[device.find_tool(setup.options, abis).abi]
+    return TARGETS[setup.device.kind]

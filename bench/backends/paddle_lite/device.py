@@ -51,7 +51,7 @@ Outputs = tuple[tuple[tuple[int, ...], float, float], ...]
 
 
 class Start(NamedTuple):
-    """What one start of the tool came to; times in nanoseconds. Our own tells of its threads and of Paddle Lite, too."""
+    """What one start of the tool came to; times in nanoseconds. Our own tool also tells of threads and Paddle Lite."""
 
     load_ns: int
     first_ns: int
@@ -68,7 +68,7 @@ def find_tool(options: Mapping[str, str], abis: Sequence[str]) -> Tool:
     place = options["tool"] or os.environ.get(PLACE_VARIABLE, "")
     if not place:
         raise Unavailable(f"no {tool.UPSTREAM} to run on the phone", "none is named", NO_TOOL)
-    return tool.find(Path(place), ",".join(abis))
+    return tool.find(Path(place).expanduser(), ",".join(abis))
 
 
 class DeviceSession(Session):
@@ -227,7 +227,7 @@ class DeviceSession(Session):
         seen: dict[int, tuple[int, ...]],
         last: Start,
     ) -> Account:
-        """Threads as the tool itself told of them when it was timed go before `seen`, which was of a start beside it."""
+        """What the tool told of its threads when it was timed goes before `seen`, which was of a start beside it."""
         case = self._setup.case
         affinity = {task.id: cpus for task in last.tasks if (cpus := cpu_list(task.allowed))} or seen
         cores = phone.cores_for(self._phone, before, case.threads, self._power_mode)
