@@ -19,7 +19,7 @@ SD855 = catalog.profile("sd855")
 #: what it runs are programs of this machine
 PROPERTIES = {"ro.product.cpu.abilist": "x86_64", "ro.product.cpu.abi": "x86_64"}
 MAIN = Path(__file__).with_name("fake_tool_main.py")
-MODEL = b"a model that nobody reads" * 1000
+MODEL = Path(__file__).parents[1].joinpath("data/tiny_x86.nb").read_bytes()
 SHAPE = (1, 3, 8, 8)
 #: latencies that the tool prints for its timed starts, one after the other
 TIMED_NS = (12_500_000, 13_500_000, 14_500_000)

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 from loopback import Daemon, Fault, Phone
-from on_phone import BACKEND, SD855, TIMED_NS, image, open_session, output, setup_of
+from on_phone import BACKEND, MODEL, SD855, TIMED_NS, image, open_session, output, setup_of
 
 from bench import adb, catalog, devices, phone
 from bench.backends.paddle_lite import device
@@ -529,3 +529,15 @@ def test_whoever_held_a_phone_tidies_up(daemon, monkeypatch, tmp_path):
     with devices.held(found):
         daemon.phone.path(f"/data/local/tmp/{stale}").mkdir()
     assert daemon.phone.leftovers() == []
+
+
+def test_an_engine_for_another_cpu_than_the_tools_is_refused(benchmark_bin, tmp_path, monkeypatch):
+    monkeypatch.setattr(device, "target_of", lambda abi: "arm")
+    with pytest.raises(Failed, match=r"model\.nb is for x86; the tool computes on arm"):
+        open_session(tmp_path, setup_of(benchmark_bin))
+
+
+def test_a_damaged_engine_is_not_pushed(benchmark_bin, tmp_path, monkeypatch):
+    monkeypatch.setattr("on_phone.MODEL", MODEL[:200])
+    with pytest.raises(Failed, match=r"model\.nb is damaged"):
+        open_session(tmp_path, setup_of(benchmark_bin))

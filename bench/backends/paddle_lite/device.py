@@ -14,7 +14,7 @@ import msgspec
 
 from bench import adb, cooling, phone
 from bench.backends import Account, Session, Setup
-from bench.backends.paddle_lite import report, tool
+from bench.backends.paddle_lite import nb, report, tool
 from bench.backends.paddle_lite.report import Task
 from bench.backends.paddle_lite.tool import Asked, Tool
 from bench.environment import cpu_list
@@ -85,6 +85,7 @@ class DeviceSession(Session):
             self._phone = _planned(setup.found, phone.look(self._read))
             self._folder = opening.enter_context(self._adb.folder(ASK_S))
             self._tool = self._push_tool(find_tool(setup.options, self._phone.abis))
+            _refuse_engine(engine, target_of(self._tool.abi))
             self._model = f"{self._folder}/{engine.name}"
             self._adb.push(engine, self._model, COPY_S)
             self._closing = opening.pop_all()
@@ -309,6 +310,12 @@ def _planned(found: dict[str, Any], seen: phone.Phone) -> phone.Phone:
             "another phone is connected", f"{seen.name} where {planned.name} was", "connect that one again"
         )
     return planned
+
+
+def _refuse_engine(engine: Path, target: str) -> None:
+    """Raises Failed for one that is damaged or for another CPU, of which some tools would make garbage."""
+    if (made_for := nb.read(engine).targets) != {target}:
+        raise Failed(f"{engine.name} is for {', '.join(sorted(made_for)) or 'no CPU'}", f"the tool computes on {target}")
 
 
 def target_of(abi: str) -> str:
