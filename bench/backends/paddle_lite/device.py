@@ -315,7 +315,8 @@ def _planned(found: dict[str, Any], seen: phone.Phone) -> phone.Phone:
 def _refuse_engine(engine: Path, target: str) -> None:
     """Raises Failed for one that is damaged or for another CPU, of which some tools would make garbage."""
     if (made_for := nb.read(engine).targets) != {target}:
-        raise Failed(f"{engine.name} is for {', '.join(sorted(made_for)) or 'no CPU'}", f"the tool computes on {target}")
+        found = ", ".join(sorted(made_for)) or "no CPU"
+        raise Failed(f"{engine.name} is for {found}", f"the tool computes on {target}")
 
 
 def target_of(abi: str) -> str:
