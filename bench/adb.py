@@ -29,11 +29,18 @@ PARENT = "/data/local/tmp"
 JOB = "BENCH_JOB"
 #: the most that tidying up after a failure may add to a call, in seconds
 TIDY_S = 5.0
+#: between looks at whether what was killed is gone
+STOP_PAUSE_S = 0.05
 FOLDER = re.compile(r"bench-(?P<host>[0-9a-f]{8})-(?P<pid>[0-9]{1,7})-[0-9a-f]{8}")
 # What the device's side of a transfer complains of; with anything else the connection is to blame.
 REFUSED = re.compile(
     r"remote couldn't create file|remote write failed|No space left|Read-only file system|Permission denied"
     r"|Is a directory|is not a directory|cannot stat|failed to stat remote object|does not exist|cannot create"
+)
+# A serial may hold a blank, as of a second wireless entry of a phone, and the reason for "no permissions" any text.
+LISTED = re.compile(
+    r"(\S.*?)\s+(device|offline|unauthorized|authorizing|connecting|recovery|sideload|bootloader|rescue|host|detached"
+    r"|unknown|no device|no permissions.*?)((?:\s+\w+:\S*)*)\s*"
 )
 ADB_TO_INSTALL = "install it, as with: apt-get install adb"
 LISTING = "see: adb devices -l"
@@ -75,7 +82,7 @@ class Adb:
     reconnect_s = 12.0
 
     def __init__(self, serial: str, program: str = "adb") -> None:
-        if not re.fullmatch(r"[^\s-]\S*", serial):
+        if not re.fullmatch(r"[^\s-]\S*( \S+)*", serial):
             raise UsageError("no serial number of a device", repr(serial), LISTING)
         self.serial = serial
         self.program = program
@@ -182,9 +189,13 @@ class Adb:
 
     def _stop_left(self, timeout_s: float) -> None:
         """Nothing that was left behind may disturb what comes next, so failing to end it is an error."""
-        if self._left:
-            self._marked(_stop(self._left), _name(), min(timeout_s, TIDY_S))
-            self._left.clear()
+        if not self._left:
+            return
+        answer = self._marked(_stop(self._left), _name(), min(timeout_s, TIDY_S))
+        if answer.code:
+            said = _last_line(answer.err or answer.out)
+            raise Failed(f"can't end what was left running on {self.serial}", said, "restart the phone")
+        self._left.clear()
 
     def _read(self, command: Sequence[str] | str, timeout_s: float, failure: str) -> str:
         answer = self._shell(_script(command), timeout_s)
@@ -250,8 +261,10 @@ class Adb:
         stale = [name for name in self.read(["ls", PARENT], timeout_s).splitlines() if _is_stale(name)]
         if stale:
             owners = {name.rpartition("-")[0] + "-" for name in stale if not _is_ours(name)}
-            stop = [_stop(owners)] if owners else []
-            self.read("; ".join([*stop, shlex.join(["rm", "-rf", *(f"{PARENT}/{name}" for name in stale)])]), timeout_s)
+            remove = shlex.join(["rm", "-rf", *(f"{PARENT}/{name}" for name in stale)])
+            script = f"{_stop(owners)} && {remove}" if owners else remove
+            failure = f"can't tidy up what an earlier run left on {self.serial}"
+            self._again(lambda: self._read(script, timeout_s, failure))
 
     def _answers(self, calls: list[tuple[str, ...]], end: float) -> bool:
         """Whether the device answers by then, in seconds of `time.monotonic`, after these calls to adb."""
@@ -401,15 +414,17 @@ def _bounded(script: str, mark: str, timeout_s: float) -> str:
 
 
 def _stop(marks: Iterable[str]) -> str:
-    """A script that kills what has one of these marks in its environment, until there is nothing left.
+    """A script that kills what has one of these marks in its environment, and fails where something is left.
 
-    More than once, as it may be forking, and as the killed take a moment to be gone.
+    More than once, as it may be forking, and as the killed take a moment to be gone. Marks are searched for as patterns,
+    which they hold no special characters of: with -F, toybox 0.7.6 to 0.8.8 sees a file's first variable alone.
     """
     wanted = " ".join(f"-e {JOB}={mark}" for mark in sorted(marks))
     return (
-        "for again in 1 2 3 4 5 6 7 8 9; do "
-        f'files=$(grep -lF {wanted} /proc/[0-9]*/environ 2>/dev/null); [ -n "$files" ] || break; '
-        "for file in $files; do file=${file%/environ}; kill -KILL ${file##*/} 2>/dev/null; done; done"
+        "( for again in 1 2 3 4 5 6 7 8 9; do "
+        f'files=$(grep -l {wanted} /proc/[0-9]*/environ 2>/dev/null); [ -n "$files" ] || exit 0; '
+        "for file in $files; do file=${file%/environ}; kill -KILL ${file##*/} 2>/dev/null; done; "
+        f"sleep {STOP_PAUSE_S} 2>/dev/null; done; echo goes on running: $files >&2; exit 1 )"
     )
 
 
@@ -452,7 +467,7 @@ def _error_line(text: str) -> str:
 
 
 def _listed(line: str) -> Listed:
-    found = re.fullmatch(r"(\(no serial number\)|\S+)\s+(.+?)((?:\s+\w+:\S*)*)\s*", line)
+    found = LISTED.fullmatch(line)
     if not found:
         raise Failed("adb lists a device that bench can't read", _printable(line), LISTING)
     model = re.search(r"\smodel:(\S+)", found[3])

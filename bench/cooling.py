@@ -11,6 +11,8 @@ from bench.schema import Frozen, Validity
 
 # Where reasons begin; docs/validity.md lists them.
 COOL_MARGIN_C = 3.0
+#: an idle die is a few degrees warmer than its phone, and JEITA's rules limit the battery of one of 45 °C
+COOL_CPU_C = 50.0
 LEAST_WAIT_S = 5.0
 #: without a thermometer there is nothing to wait for but time
 BLIND_WAIT_S = 30.0
@@ -62,7 +64,7 @@ def wait_until_cool(
 ) -> Waited:
     """Looks until the thermal status is 0 and the CPU at most 3 °C warmer than at the start, but not beyond `limit_s`.
 
-    At least 5 s pass, since a die cools in a second and a case doesn't; half a minute where neither can be read.
+    A CPU above 50 °C isn't cool whatever it had at the start, which is one look, maybe at a phone just used. At least 5 s pass, since a die cools in a second and a case doesn't; half a minute where neither can be read.
     """
     began = clock()
     first = now = look()
@@ -83,7 +85,11 @@ def _thermometer(condition: Condition) -> bool:
 def _cool(now: Condition, start: Condition) -> bool:
     if now.thermal_status:
         return False
-    return now.cpu_c is None or start.cpu_c is None or now.cpu_c <= start.cpu_c + COOL_MARGIN_C
+    return now.cpu_c is None or now.cpu_c <= _limit_c(start.cpu_c)
+
+
+def _limit_c(start_c: float | None) -> float:
+    return COOL_CPU_C if start_c is None else min(COOL_CPU_C, start_c + COOL_MARGIN_C)
 
 
 def _others_cores(first: Condition, last: Condition) -> float | None:
@@ -190,9 +196,11 @@ def _hot(moments: Moments, waited: Waited | None) -> Iterator[Validity]:
 def _heat(waited: Waited) -> str:
     status, cpu_c = waited.condition.thermal_status, waited.condition.cpu_c
     words = [f"thermal status {status}"] if status else []
-    if cpu_c is not None and waited.start_c is not None:
+    if cpu_c is not None and waited.start_c is not None and cpu_c > waited.start_c + COOL_MARGIN_C:
         above = cpu_c - waited.start_c
         words.append(f"the CPU had {cpu_c:.1f} °C, {above:+.1f} °C against the start (limit {COOL_MARGIN_C:g} °C)")
+    elif cpu_c is not None and cpu_c > COOL_CPU_C:
+        words.append(f"the CPU had {cpu_c:.1f} °C at rest (limit {COOL_CPU_C:g} °C)")
     return ", ".join(words)
 
 

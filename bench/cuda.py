@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any, Protocol
 
-from bench.errors import Failed, Unavailable, last_line
+from bench.errors import BenchError, Failed, Unavailable, last_line
 from bench.schema import Frozen
 
 INSTALL = "pip install 'cuda-bindings>=12.9,<13' for CUDA 12, cuda-bindings for CUDA 13"
@@ -36,6 +36,7 @@ class Api(Protocol):
 
     cudaStreamNonBlocking: int
     cudaEventDefault: int
+    cudaEventBlockingSync: int
     cudaDeviceScheduleSpin: int
     cudaMemcpyKind: Any
     cudaStreamCaptureMode: Any
@@ -159,8 +160,10 @@ class Cuda:
         owner.callback(self.api.cudaStreamDestroy, stream)
         return stream
 
-    def event(self, owner: ExitStack) -> Handle:
-        event = self.check(self.api.cudaEventCreateWithFlags(self.api.cudaEventDefault))
+    def event(self, owner: ExitStack, sleeps: bool = False) -> Handle:
+        """An event; with `sleeps`, whoever waits for it sleeps instead of spinning."""
+        flags = self.api.cudaEventBlockingSync if sleeps else self.api.cudaEventDefault
+        event = self.check(self.api.cudaEventCreateWithFlags(flags))
         owner.callback(self.api.cudaEventDestroy, event)
         return event
 
@@ -219,7 +222,7 @@ class Cuda:
         try:
             enqueue()
             taken = True
-        except Failed:
+        except BenchError:  # of whatever kind: what TensorRT logs may be known to mean Unsupported or Unavailable
             taken = False
         error, *values = self.api.cudaStreamEndCapture(stream)
         graph = values[0] if values and not int(error) else None

@@ -53,6 +53,8 @@ PACKAGES = (
     "onnx",
     "numpy",
 )
+#: what tells phones apart, of all that is known of one
+PHONE = ("manufacturer", "model", "soc", "unit", "fingerprint", "abis")
 VARIABLES = re.compile(
     r"(OMP|GOMP|MKL|KMP|OPENBLAS|ORT|ONEDNN|DNNL|FLAGS|MALLOC)_[A-Za-z0-9_]+|LD_PRELOAD|GLIBC_TUNABLES"
 )
@@ -282,9 +284,10 @@ def describe(root: Root = "/", environ: Mapping[str, str] | None = None) -> dict
 def machine_class(description: Mapping[str, Any]) -> str:
     """Names the hardware that computed: machines with the same one may be compared. 12 hexadecimal digits.
 
-    Where a device beside this machine did it, such as a phone, that one's facts are what counts.
+    Where a phone did it, that one is what counts, by what doesn't change from one look to the next.
     """
-    return _digest(description.get("device", {}).get("hardware") or description.get("hardware"))
+    phone = description.get("device", {}).get("hardware")
+    return _digest({name: phone.get(name) for name in PHONE} if phone else description.get("hardware"))
 
 
 def phone_words(description: Mapping[str, Any]) -> str:

@@ -241,6 +241,10 @@ class GpuPredictor:
         except Exception as error:
             raise broken_off(error, self._engine) from error
 
+    def semantics(self) -> dict[str, str]:
+        inference = "one inference of the whole batch"
+        return {"end_to_end": f"copy the inputs in from pageable memory, {inference}, copy the outputs out to it"}
+
     def validity(self) -> tuple[Validity, ...]:
         return tuple(unsynchronised(self.run, self.fetch, self.clock))
 

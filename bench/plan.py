@@ -76,7 +76,7 @@ def make(
     left_out: list[LeftOut] = []
     for model, backend, precision, batch_size, threads in matrix:
         case = Case(model, backend, profile.name, precision, batch_size, threads)
-        status, reason = _obstacle(case, by_name[model], profile, backends, missing, cpus)
+        status, reason = _obstacle(case, by_name[model], profile, backends, missing, cpus, request.settings.intervals)
         if status == "ok" and (why := _obstacle_found(case, request, backends[backend], found or {})):
             status, reason = "unavailable", why
         if status == "ok":
@@ -93,6 +93,7 @@ def _obstacle(
     backends: Mapping[str, BaseBackend],
     missing: Mapping[str, str],
     cpus: int,
+    intervals: Sequence[str],
 ) -> tuple[Status, str]:
     """("ok", "") or what stands in the way of a case, as far as can be told without loading a runtime."""
     backend = backends[case.backend]
@@ -101,6 +102,8 @@ def _obstacle(
     if case.precision not in (able := backend.precisions_on(profile.kind)):
         can = ", ".join(sorted(able))
         return "unsupported", f"{case.backend} runs {can} on a {profile.kind}, not {case.precision}"
+    if lacking := [name for name in intervals if name not in backend.intervals_on(profile.kind)]:
+        return "unsupported", f"{case.backend} has no interval {', '.join(lacking)} on a {profile.kind}"
     if not card.measurable:
         return "unsupported", f"only published figures of {case.model} are known, not its network"
     if card.format == "onnx" and backend.source in ("paddle", "pdmodel"):

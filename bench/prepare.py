@@ -117,12 +117,12 @@ class Workshop:
         order = Order(job=job, cpus=cpus, memory_limit_bytes=self.settings.memory_limit_bytes)
         return process.ask(order, environ, self.settings.timeout_s, self.cache.root / "tmp", python)
 
-    def insist(self, job: AnyJob, expected: type[AnswerT]) -> AnswerT:
+    def insist(self, job: AnyJob, expected: type[AnswerT], environ: Mapping[str, str] = {}) -> AnswerT:
         """The answer to a job of preparation, on one thread so that its result is always the same.
 
         Raises the Problem that came instead.
         """
-        answer = self.ask(job, thread_environment(1))
+        answer = self.ask(job, {**thread_environment(1), **environ})
         if isinstance(answer, Problem):
             raise ERRORS[answer.status](answer.reason, log=answer.log)
         assert isinstance(answer, expected), f"{type(job).__name__} was answered by {type(answer).__name__}"
@@ -235,7 +235,8 @@ class Workshop:
             **backend.variant(setup),
         }
         job = partial(Build, setup=setup, source=str(Path(source.path).absolute()))
-        return _with_source(self._get(f"{card.name} for {backend.name}", backend.engine, parts, job), source)
+        environ = backend.environment(setup.options)  # that it runs in: some flags decide how it is built
+        return _with_source(self._get(f"{card.name} for {backend.name}", backend.engine, parts, job, environ), source)
 
     def reference(self, card: ModelCard) -> Artifact:
         """Inputs, and the outputs of the reference runtime of the model's own format."""
@@ -259,10 +260,17 @@ class Workshop:
         )
         return self._get(f"{card.name}, reference outputs", "reference", parts, job)
 
-    def _get(self, what: str, kind: str, parts: dict[str, Any], job: Callable[..., AnyJob]) -> Artifact:
+    def _get(
+        self,
+        what: str,
+        kind: str,
+        parts: dict[str, Any],
+        job: Callable[..., AnyJob],
+        environ: Mapping[str, str] = {},
+    ) -> Artifact:
         def make(folder: Path) -> Made:
             self.say(what)
-            answer = self.insist(job(folder=str(folder)), Folder)
+            answer = self.insist(job(folder=str(folder)), Folder, environ)
             return msgspec.structs.replace(answer.made, facts={**answer.made.facts, "took_ns": answer.took_ns})
 
         return self.cache.get(kind, parts, make)

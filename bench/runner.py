@@ -213,7 +213,7 @@ class Runner:
     def _repeat(self, case: Case, repetition: int, engine: Engine) -> Record:
         """One repetition in a fresh worker, pinned to as many CPUs as it has threads."""
         started_at, start = store.now(), time.perf_counter_ns()
-        options = engine.setup.options
+        options, asked = engine.setup.options, self.options[case.backend]
         cpus = choose_cpus(self.workshop.cpus, case.threads, repetition) if self.plan.profile.here else ()
         backend = backends.get(case.backend)
         environ = thread_environment(case.threads) | backend.environment(options)
@@ -225,9 +225,15 @@ class Runner:
             status="ok",
             repetition=repetition,
             started_at=started_at,
-            settings=msgspec.structs.replace(self.settings, options=backends.as_published(backend, options)),
+            settings=msgspec.structs.replace(self.settings, options=backends.as_published(backend, asked)),
             artifact=engine.artifact,
-            requested={"threads": case.threads, "precision": case.precision, "cpus": list(cpus), "environ": environ},
+            requested={
+                "threads": case.threads,
+                "precision": case.precision,
+                "cpus": list(cpus),
+                "environ": environ,
+                **({"build": options["build"]} if backend.builds > 1 else {}),
+            },
             telemetry={"spent_ns": time.perf_counter_ns() - start},
         )
         record = _with_answer(record, _unnamed(answer, self.plan.found.get("serial", "")))
@@ -240,9 +246,8 @@ class Runner:
 
 
 def _watched(record: Record, watch: Watch) -> Record:
-    start_ns, end_ns = record.telemetry["window_ns"]
     copies = "end_to_end" in record.settings.intervals
-    seen, reasons = watch.judge(Span(start_ns, end_ns, record.telemetry["pid"], copies))
+    seen, reasons = watch.judge(Span(record.telemetry["windows_ns"], record.telemetry["pid"], copies))
     return msgspec.structs.replace(record, telemetry=record.telemetry | seen, validity=(*record.validity, *reasons))
 
 
@@ -269,17 +274,12 @@ def rounds(cases: list[Case], finished: Callable[[Case], bool], chance: random.R
 
 def _refuse_another_model(case: Case, artifact: Artifact, records: Iterable[Record]) -> None:
     for record in records:
-        if record.artifact and _origin(record.artifact) != _origin(artifact):
+        if record.artifact and record.artifact.origin != artifact.origin:
             raise UsageError(
                 f"{case.model} is not the model that run {record.run_id} started with",
                 "its file, its weights or what exports it has changed",
                 "start a new run, without --resume",
             )
-
-
-def _origin(artifact: Artifact) -> str:
-    """The hash of what was converted, or of what is run as it is."""
-    return str(artifact.made_by.get("source", artifact.sha256))
 
 
 class BatchFixed(Unsupported):
@@ -303,12 +303,13 @@ def choose_cpus(available: tuple[int, ...], threads: int, repetition: int) -> tu
 
 
 def _unnamed(answer: AnyAnswer, serial: str) -> AnyAnswer:
-    """Without a phone's serial number, and without the user's home, which a copy to the phone that failed may name:
-    records get published."""
-    if not serial or not isinstance(answer, Problem):
+    """A failure without the user's home folder and a phone's serial number: records get published."""
+    if not isinstance(answer, Problem):
         return answer
-    home = str(Path.home())
-    reason, log = (text.replace(serial, "…").replace(home, "~") for text in (answer.reason, answer.log))
+    hidden = {str(Path.home()): "~", **({serial: "…"} if serial else {})}
+    reason, log = answer.reason, answer.log
+    for private, instead in hidden.items():
+        reason, log = reason.replace(private, instead), log.replace(private, instead)
     return msgspec.structs.replace(answer, reason=reason, log=log)
 
 

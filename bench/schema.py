@@ -69,6 +69,11 @@ class Artifact(Frozen, frozen=True):
     size_bytes: int
     made_by: dict[str, Any] = {}
 
+    @property
+    def origin(self) -> str:
+        """The hash of what was converted, or of what is run as it is: two builds of one engine have one."""
+        return str(self.made_by.get("source", self.sha256))
+
 
 class Telemetry(Frozen, frozen=True):
     """What happened beside the wall clock, one entry an iteration; times in integer nanoseconds."""

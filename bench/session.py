@@ -149,9 +149,16 @@ def _refuse_other_place(first: Header, description: Mapping[str, Any]) -> None:
     now, then = description["packages"], first.environment.get("packages", {})
     for name, held in description.get("homes", {}).items():
         now, then = now | held, then | first.environment.get("homes", {}).get(name, {})
+    now, then = now | _gpu(description), then | _gpu(first.environment)
     changed = [f"{name} {then.get(name)} then, {now[name]} now" for name in now if now[name] != then.get(name)]
     if changed:
         raise UsageError(f"run {first.run_id} was started with other packages", ", ".join(changed), "start a new run")
+
+
+def _gpu(description: Mapping[str, Any]) -> dict[str, Any]:
+    """Which GPU of the machine it was, and its driver."""
+    gpu = description.get("device", {}).get("gpu", {})
+    return {f"GPU {name}": gpu.get(name) for name in ("index", "name", "driver") if gpu}
 
 
 def _request_of(header: Header) -> Request:

@@ -164,7 +164,7 @@ def measure(job: Measure) -> Measured:
             )
     facts = telemetry.between(before, after) | beside
     if job.setup.device.kind == "gpu":  # for whoever watches the GPU from outside
-        facts |= {"window_ns": [before.monotonic_ns, after.monotonic_ns], "pid": os.getpid()}
+        facts |= {"windows_ns": session.sampled_ns, "pid": os.getpid()}
     if shots:
         facts["probe_ns"] = shots.fired
     if backend.computes and job.setup.device.here and facts["threads_used"]:  # a GPU's driver has threads of its own

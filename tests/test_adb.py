@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -43,6 +44,13 @@ HOSTILE = [
     "~",
 ]
 
+OLD_GREP = """
+case $1 in *F*) ;; *) exec {grep} "$@";; esac
+shift; wanted=
+while [ "$1" = -e ]; do wanted="$wanted -e $2"; shift 2; done
+for file; do head -z -n 1 "$file" 2>/dev/null | {grep} -q $wanted && echo "$file"; done
+"""
+
 Serve = Callable[..., Path]
 
 
@@ -80,6 +88,16 @@ def test_the_only_phone_is_chosen(fake):
     chosen = adb.choose()
     assert (chosen.serial, chosen.program) == ("8f3a2c1d", str(program))
     assert adb.devices() == [adb.Listed("8f3a2c1d", "device", "MI_9")]
+
+
+def test_a_serial_number_may_hold_a_blank(fake):
+    """Newer ones list a phone so that is there twice over Wi-Fi."""
+    serial = "adb-8f3a2c1d-AbCdEf (2)._adb-tls-connect._tcp"
+    fake(f"{HEAD}{serial} device product:cepheus model:MI_9 device:cepheus transport_id:4\n")
+    assert adb.devices() == [adb.Listed(serial, "device", "MI_9")]
+    assert adb.choose().serial == serial
+    fake(f"{HEAD}{serial} offline transport_id:4\n{serial} {UDEV} transport_id:5\n")
+    assert adb.devices() == [adb.Listed(serial, "offline", ""), adb.Listed(serial, UDEV, "")]
 
 
 def test_of_several_phones_one_has_to_be_named(fake, monkeypatch):
@@ -203,7 +221,7 @@ def test_each_call_names_the_device(fake, tmp_path):
     assert "kill-server" not in (tmp_path / "calls").read_text()
 
 
-@pytest.mark.parametrize("serial", ["", "-s", "--help", "a b", "a\n", " a"])
+@pytest.mark.parametrize("serial", ["", "-s", "--help", "a  b", "a\tb", "a\n", " a", "a "])
 def test_a_serial_number_is_never_an_option(serial):
     assert refused(UsageError, lambda: adb.Adb(serial)).startswith("no serial number of a device")
 
@@ -318,6 +336,26 @@ class TestShell:
         line = refused(adb._Late, lambda: device.shell(script, 0.5))
         assert line == f"no answer from {device.serial} within 0.5 s; {script!r}"
         assert phone.running() == []
+
+    def test_what_is_left_is_found_whatever_its_first_variable_is(self, device, phone):
+        """`grep -F` of toybox 0.7.6 to 0.8.8 reads a file as far as its first NUL."""
+        phone.tool("grep", OLD_GREP.format(grep=shutil.which("grep")))
+        script = f"env -i FIRST=1 {adb.JOB}=${adb.JOB} sleep 600"
+        assert refused(adb._Late, lambda: device.shell(script, 0.5)).startswith("no answer from")
+        assert phone.running() == []
+        phone.path("/system/bin/grep").unlink()
+
+    def test_what_cannot_be_ended_is_an_error_until_it_is_gone(self, device, phone):
+        device._left.add("left")
+        phone.tool("grep", "echo /proc/99999999/environ")
+        expected = (
+            f"can't end what was left running on {device.serial}; goes on running: /proc/99999999/environ; "
+            "restart the phone"
+        )
+        assert refused(Failed, lambda: device.read("true")) == expected
+        assert refused(Failed, lambda: device.read("true")) == expected
+        phone.path("/system/bin/grep").unlink()
+        assert device.read("echo gone") == "gone\n"
 
     def test_the_device_ends_it_itself_where_we_cannot(self, device, phone):
         mark = adb._name()

@@ -445,3 +445,21 @@ def test_a_git_that_hangs_is_given_up(tmp_path, monkeypatch, no_ci):
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setattr(environment, "GIT_TIMEOUT_S", 0.05)
     assert environment.git_commit(tmp_path) is None
+
+
+def phone(**facts):
+    return {"device": {"hardware": {"model": "MI 9", "soc": "SM8150", "unit": "c775", "memory_kb": 5, **facts}}}
+
+
+def test_a_phone_is_the_machine_whatever_it_hangs_on():
+    here, there = {"hardware": {"cpu": "a"}}, {"hardware": {"cpu": "b"}}
+    assert environment.machine_class(phone() | here) == environment.machine_class(phone(memory_kb=6) | there)
+    assert environment.machine_class(phone()) != environment.machine_class(phone(unit="0000"))
+    assert environment.machine_class(phone()) != environment.machine_class({"hardware": {}})
+
+
+def test_a_phone_is_named_for_a_reader():
+    assert environment.phone_words({"hardware": {}}) == ""
+    assert environment.phone_words({"device": {"gpu": {}}}) == ""
+    told = phone(manufacturer="Xiaomi", abis=["arm64-v8a"])
+    assert environment.phone_words(told) == "Xiaomi MI 9 (SoC SM8150, arm64-v8a)"

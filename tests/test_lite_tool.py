@@ -97,6 +97,11 @@ def test_libraries_that_no_phone_has_go_with_it(put):
     assert tool.find(file, "arm64-v8a").libraries == tuple(map(str, beside))
 
 
+@pytest.mark.parametrize("name", ["stdc++", "EGL", "GLESv3", "OpenSLES", "neuralnetworks", "vulkan", "binder_ndk"])
+def test_the_ndks_public_libraries_are_on_every_phone(put, name):
+    assert tool.find(put("bench_lite", elf(needed=(f"lib{name}.so".encode(),))), "arm64-v8a").libraries == ()
+
+
 @pytest.mark.parametrize(
     ("data", "error", "said"),
     [
@@ -252,16 +257,33 @@ def test_flags_of_no_known_version_fail():
         ("benchmark_bin\n", ""),  # 2.9 and before set none
         ("benchmark_bin version \n", ""),  # built outside git
         ("bench_lite version 1\n", "1"),
+        ("benchmark_bin version v2.13-rc\nDebug build (NDEBUG not #defined)\n", "v2.13-rc"),
+        ("benchmark_bin\r\nDebug build (NDEBUG not #defined)\r\n", ""),
     ],
 )
 def test_versions(text, version):
     assert tool.version(text) == version
 
 
-@pytest.mark.parametrize("text", ["", "sh: benchmark_bin: not found\n", "benchmark_bin version a b\n"])
+@pytest.mark.parametrize("text", ["", "sh: benchmark_bin: not found\n", "benchmark_bin version a b\n", "benchmark_bin version 1\nDebug\n"])
 def test_a_version_that_is_none_fails(text):
     with pytest.raises(Failed, match=r"^the tool's version is not understood; it printed "):
         tool.version(text)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "differ"),
+    [
+        ("v2.13-rc", "v2.13", False),
+        ("v2.13-rc", "v2.12", True),
+        ("v2.13", "v3.13", True),
+        ("v2.1", "v2.13", True),
+        ("v2.13-rc", "cd09a8e010", False),
+        ("", "v2.13", False),
+    ],
+)
+def test_tags_are_compared_and_nothing_else(one, other, differ):
+    assert tool.versions_differ(one, other) is tool.versions_differ(other, one) is differ
 
 
 ASKED = Asked(

@@ -113,6 +113,12 @@ def test_the_estimate_grows_with_cases_and_stays_an_upper_bound():
             "openvino here runs on cpu, not on a gpu",
         ),
         (
+            Request(backends=("openvino",), settings=Settings(intervals=("compute", "device"))),
+            {},
+            "unsupported",
+            "openvino has no interval device on a cpu",
+        ),
+        (
             Request(backends=("onnxruntime",), precisions=("int8",)),
             {},
             "unsupported",
@@ -143,7 +149,7 @@ def test_the_estimate_grows_with_cases_and_stays_an_upper_bound():
             "5 threads asked, 4 CPUs may be used here",
         ),
     ],
-    ids=["kind", "precision", "published", "onnx", "missing", "threads"],
+    ids=["kind", "interval", "precision", "published", "onnx", "missing", "threads"],
 )
 def test_a_case_is_left_out_with_its_reason(request_, options, status, reason):
     planned = make(request_, **options)

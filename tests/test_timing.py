@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from bench import stats, timing
+from bench import backends, stats, timing
 from bench.schema import Settings
 from bench.timing import LEAST_ITERATIONS, MOST_ITERATIONS, MOST_WARMUP_CALLS, measure, sample, warm_up
 
@@ -328,3 +328,21 @@ def test_garbage_is_collected_before_the_clock_runs(collector):
     finally:
         gc.callbacks.pop()
     assert gone == ["start", "stop", "run"]
+
+
+def test_a_session_notes_when_it_sampled_each_interval():
+    """So that who watches a GPU meanwhile judges neither warm-up nor what lies between two intervals."""
+
+    class Sleeping(backends.Session):
+        def run(self):
+            time.sleep(0.002)
+
+        end_to_end = run
+
+    session = Sleeping()
+    began = time.monotonic_ns()
+    measured = session.measure(Settings(intervals=("compute", "end_to_end"), warmup=2, iterations=3))
+    (first, first_end), (second, second_end) = session.sampled_ns
+    assert began + 4_000_000 < first < first_end <= second - 4_000_000 < second_end <= time.monotonic_ns()
+    spent = sum(measured.intervals["compute"].samples_ns)
+    assert first_end - first == spent

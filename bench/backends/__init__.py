@@ -47,6 +47,8 @@ class Session:
     """
 
     clock: Clock = staticmethod(time.perf_counter_ns)
+    #: from when to when each interval of the last `measure` was sampled, on the monotonic clock
+    sampled_ns: tuple[tuple[int, int], ...] = ()
 
     def feed(self, inputs: "Arrays") -> None:
         raise NotImplementedError
@@ -67,6 +69,11 @@ class Session:
         What can't be proven is left out; the worker adds the number of threads that it saw at work.
         """
         return {}
+
+    def sampled(self, samples: Samples) -> None:
+        """Notes when they were taken, which was up to now; what went before them was warm-up."""
+        now_ns = time.monotonic_ns()
+        self.sampled_ns = (*self.sampled_ns, (now_ns - sum(samples.samples_ns), now_ns))
 
     def account(self) -> Account | None:
         """Of the last `measure`, where another device did it; None where this process did."""
@@ -100,10 +107,12 @@ class Session:
         known = self.intervals()
         if strange := [interval for interval in settings.intervals if interval not in known]:
             raise Unsupported(f"no interval {', '.join(strange)} here", f"there are {', '.join(known)}")
-        samples: dict[Interval, Samples] = {
-            interval: measure(known[interval], settings, clock or self.clock, shoot and partial(shoot, interval))
-            for interval in settings.intervals
-        }
+        samples: dict[Interval, Samples] = {}
+        self.sampled_ns = ()
+        for interval in settings.intervals:
+            beside = shoot and partial(shoot, interval)
+            samples[interval] = measure(known[interval], settings, clock or self.clock, beside)
+            self.sampled(samples[interval])
         return Measurement(intervals=samples, load_ns=0, first_ns=0)
 
 
@@ -168,6 +177,10 @@ class BaseBackend:
     def probe(self, device: HardwareProfile) -> str:
         """The runtime's version. Raises Unavailable with what to type where it can't serve `device`."""
         raise NotImplementedError
+
+    def intervals_on(self, kind: str) -> frozenset[Interval]:  # noqa: ARG002 - for those that override it
+        """What can be timed on a kind of device."""
+        return frozenset({"compute", "end_to_end"})
 
     def rounding(self, setup: Setup) -> Precision:
         """The precision whose tolerance outputs are held to: TF32 rounds products to as many digits as fp16 has."""

@@ -8,9 +8,11 @@ import contextlib
 import importlib
 import importlib.util
 import json
+import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +40,8 @@ QUANTISED = ("QLinear", "Quantize", "Integer", "NBits")
 #: operators that make up the time of a network; others, such as those about shapes, belong on the CPU
 COMPUTING = ("Conv", "Gemm", "MatMul", "Attention", "LSTM", "GRU", "Pool", "Normalization")
 FLOAT16 = 10  # onnx.TensorProto.FLOAT16
+#: with which the TensorRT provider refuses an engine of its own cache: cut off, or of another TensorRT
+DAMAGED_CACHE = "could not deserialize engine from cache"
 
 
 class OrtSession(Session):
@@ -102,14 +106,17 @@ class OrtGpuSession(Session):
     """Inputs and outputs lie on the GPU at addresses that stay. Both ways to run return when the GPU is done: ONNX
     Runtime waits for its stream at the end of each, unless it is told not to, which it isn't.
 
-    `nodes` are (provider, operator), `place` is ONNX Runtime's name for the kind of memory.
+    `placement()` gives (provider, operator) of each node and is asked once, after opening, since it may take as long;
+    `place` is ONNX Runtime's name for the kind of memory.
     """
 
-    def __init__(self, session: Any, engine: Path, setup: Setup, nodes: list[tuple[str, str]], place: str) -> None:
+    def __init__(
+        self, session: Any, engine: Path, setup: Setup, placement: Callable[[], list[tuple[str, str]]], place: str
+    ) -> None:
         self._session = session
         self._engine = engine
         self._setup = setup
-        self._nodes = nodes
+        self._placement = placement
         self._place = place
         self._binding = session.io_binding()
         self._feeds: dict[str, Any] = {}
@@ -117,6 +124,10 @@ class OrtGpuSession(Session):
         self._outputs: list[Any] = []
         # The copies of `Session.run` have no fixed addresses, which a graph that was captured needs.
         self._replays = setup.options["cuda_graph"] == "on"
+
+    @cached_property
+    def _nodes(self) -> list[tuple[str, str]]:
+        return self._placement()
 
     def feed(self, inputs: "Arrays") -> None:
         names = [node.name for node in self._session.get_inputs()]
@@ -181,13 +192,15 @@ class OrtGpuSession(Session):
         return (*found, *unsynchronised(self.run, self._binding.synchronize_outputs, self.clock))
 
     def semantics(self) -> dict[str, str]:
-        """A graph that is replayed is another experiment than launching kernel by kernel."""
+        """Copies are of the arrays as they are, which lie in pageable memory; and a graph that is replayed is another
+        experiment than launching kernel by kernel."""
         if not self._replays:
-            return {}
+            inference = "one synchronous inference of the whole batch"
+            return {"end_to_end": f"copy the inputs in from pageable memory, {inference}, copy the outputs out to it"}
         replay = "one replay of a CUDA graph of the whole batch's inference"
         return {
             "compute": f"{replay}, inputs and outputs on the GPU",
-            "end_to_end": f"copy the inputs in, {replay}, copy the outputs out",
+            "end_to_end": f"copy the inputs in from pageable memory, {replay}, copy the outputs out to it",
         }
 
     def effective(self) -> dict[str, Any]:
@@ -204,7 +217,7 @@ class OrtGpuSession(Session):
             "provider_options": told,
         }
         graph = "enable_cuda_graph" if wanted == CUDA else "trt_cuda_graph_enable"
-        facts["cuda_graph"] = given_back.get(graph) == "1"
+        facts["cuda_graph"] = given_back.get(graph) in ("1", "True")
         if wanted == CUDA:
             facts["tf32"] = given_back.get("use_tf32") not in ("0", None)
             half = carries_fp16(self._engine)
@@ -273,19 +286,21 @@ def _cuda_options(setup: Setup) -> dict[str, str]:
     }
 
 
-def _tensorrt_options(engine: Path, setup: Setup) -> dict[str, str]:
-    """One fixed shape, so that the engine is made for the very batch; its caches are of this case alone."""
-    cache = str(_engine_cache(engine, setup))
+def _tensorrt_options(engine: Path, setup: Setup, cache: Path) -> dict[str, str]:
+    """One fixed shape, so that the engine is made for the very batch; its caches are of this case alone.
+
+    This provider takes True and False where that of CUDA takes 1 and 0, and refuses the other pair.
+    """
     shapes = _fixed_shapes(engine, setup)
     return {
         "device_id": str(GPU),
-        "trt_fp16_enable": _flag("on" if setup.case.precision == "fp16" else "off"),
+        "trt_fp16_enable": str(setup.case.precision == "fp16"),
         "trt_max_workspace_size": str(WORKSPACE_BYTES),
-        "trt_engine_cache_enable": "1",
-        "trt_engine_cache_path": cache,
-        "trt_timing_cache_enable": "1",
-        "trt_timing_cache_path": cache,
-        "trt_cuda_graph_enable": _flag(setup.options["cuda_graph"]),
+        "trt_engine_cache_enable": "True",
+        "trt_engine_cache_path": str(cache),
+        "trt_timing_cache_enable": "True",
+        "trt_timing_cache_path": str(cache),
+        "trt_cuda_graph_enable": str(setup.options["cuda_graph"] == "on"),
         **({f"trt_profile_{which}_shapes": shapes for which in ("min", "opt", "max")} if shapes else {}),
     }
 
@@ -305,18 +320,27 @@ def _engine_cache(engine: Path, setup: Setup) -> Path:
     """A folder for all that an engine of TensorRT depends on: its own names in there cover neither weights nor GPU."""
     import onnxruntime
 
-    from bench.artifacts import default_root, file_sha256, key_of  # with packages that other Pythons may lack
+    # with packages that other Pythons may lack
+    from bench.artifacts import default_root, files_sha256, key_of, model_files
 
     gpu = setup.found.get("gpu", {})
     parts = {
-        "model": file_sha256(engine),
+        "model": files_sha256(*model_files(engine)),
         "onnxruntime": onnxruntime.__version__,
         "gpu": [str(gpu.get(name, "")) for name in ("name", "capability", "driver")],
         "case": [setup.device.name, setup.case.precision, setup.case.batch_size, setup.options],
     }
-    folder = default_root() / "onnxruntime_tensorrt" / key_of(parts)[:32]
+    return default_root() / "onnxruntime_tensorrt" / key_of(parts)[:32]
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Makes the folder, which one process at a time has."""
+    from filelock import FileLock  # which other Pythons may lack
+
     folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    with FileLock(folder.with_suffix(".lock")):
+        yield
 
 
 def _fixed_shapes(engine: Path, setup: Setup) -> str:
@@ -466,21 +490,53 @@ def _settings(setup: Setup) -> Any:
 def _open_on_gpu(engine: Path, setup: Setup, settings: Any) -> Session:
     import onnxruntime
 
+    # Besides the session itself, the time of opening holds these: whether CUDA works, whether weights are fp16, and for
+    # TensorRT the hash of the model's files and its inputs, all of which are needed before there can be a session.
     _refuse_types(engine, setup)
     _require_cuda(onnxruntime)
-    options = {CUDA: _cuda_options(setup)}
-    if _wanted(setup) == TENSORRT:
-        options = {TENSORRT: _tensorrt_options(engine, setup), **options}
-    providers = list(options.items())
-    session = _session(engine, settings, providers)
-    nodes = _nodes(session)
-    if not nodes:  # an older one tells it of a session that is profiled, which therefore can't be the one that is timed
-        nodes = _profiled(lambda: _session(engine, _profiling(setup), providers), setup)
-    return OrtGpuSession(session, engine, setup, nodes, "cuda")
+    opener = _opener(engine, setup)
+    session = opener(settings)
+
+    def placement() -> list[tuple[str, str]]:
+        # An older one tells it of a session that is profiled, which therefore can't be the one that is timed.
+        return _nodes(session) or _profiled(lambda: opener(_profiling(setup)), setup)
+
+    return OrtGpuSession(session, engine, setup, placement, "cuda")
 
 
-def _session(engine: Path, settings: Any, providers: list[tuple[str, dict[str, str]]]) -> Any:
-    """Raises Unavailable, or what else is behind it, where anything but the first of `providers` would compute."""
+def _opener(engine: Path, setup: Setup) -> Callable[[Any], Any]:
+    """What makes a session of some settings on the provider asked for."""
+    cuda = (CUDA, _cuda_options(setup))
+    if _wanted(setup) == CUDA:
+        return lambda settings: _session(engine, settings, [cuda])
+    cache = _engine_cache(engine, setup)
+    providers = [(TENSORRT, _tensorrt_options(engine, setup, cache)), cuda]
+    return lambda settings: _cached_session(engine, settings, providers, cache)
+
+
+def _cached_session(engine: Path, settings: Any, providers: list[tuple[str, dict[str, str]]], cache: Path) -> Any:
+    """As `_session`, with engines of TensorRT in a folder. One that it can't read is thrown away, and made once more.
+
+    All engines are made and read while a session is made, as all shapes are fixed.
+    """
+    with _alone_in(cache):
+        try:
+            return _session(engine, settings, providers, cache)
+        except Failed as error:
+            if DAMAGED_CACHE not in str(error):
+                raise
+        shutil.rmtree(cache)
+        cache.mkdir()
+        return _session(engine, settings, providers, cache)
+
+
+def _session(
+    engine: Path, settings: Any, providers: list[tuple[str, dict[str, str]]], cache: Path | None = None
+) -> Any:
+    """Raises Unavailable, or what else is behind it, where anything but the first of `providers` would compute.
+
+    Reasons name neither the model's folder nor `cache`: records get published.
+    """
     import onnxruntime
 
     wanted = providers[0][0]
@@ -493,8 +549,8 @@ def _session(engine: Path, settings: Any, providers: list[tuple[str, dict[str, s
         except Exception as raised:  # its exceptions share no base class of their own
             error = raised
     if error is not None:
-        damaged = Failed(f"ONNX Runtime cannot open {engine.name}", complaint(error, engine))
-        raise causes.explained(f"{log.text}\n{error}", damaged) from error
+        said = complaint(error, engine).replace(str(cache), "the cache") if cache else complaint(error, engine)
+        raise causes.explained(f"{log.text}\n{error}", Failed(f"ONNX Runtime cannot open {engine.name}", said)) from error
     if (there := session.get_providers())[:1] != [wanted]:
         left_out = Unavailable(f"ONNX Runtime left {wanted} out", f"it has {', '.join(there)}", "see: bench doctor")
         raise causes.explained(log.text, left_out)

@@ -11,6 +11,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ BUILT, LOADED = "Prepare TRT engine", "Load TRT Optimized Info from"
 HALF, NO_HALF = r"[Rr]un Paddle-TRT FP16 mode", r"FP16.{,60}(?:use FP32 instead|run Paddle-TRT FP32 mode)"
 #: operators of a program that compute nothing
 IDLE = {"data", "feed", "fetch", "full", "full_int_array", "p", "shadow_output"}
-COMPUTING = ("conv", "matmul", "fc", "mul")
+#: those that make up the time of a network: convolutions and matrix products, by their names in both formats
+COMPUTING = re.compile(r"conv|matmul|attention|gemm|(?:^|_)fc(?:_|$)|^mul$")
 
 
 class Built(Frozen, frozen=True):
@@ -75,7 +77,7 @@ class TensorRtSession(GpuPredictor, Session):
 
     def effective(self) -> dict[str, Any]:
         """The share of the graph by its nodes where the log counts them, else by what computes in the program."""
-        left = self._built.left if self._built.operators else self._left_by_profile()
+        left = self._left
         facts: dict[str, Any] = {
             "place": PLACE,
             "tensorrt_nodes": list(self._built.nodes),
@@ -88,6 +90,11 @@ class TensorRtSession(GpuPredictor, Session):
         if self._built.half is not None:
             facts["precision"] = "fp16" if self._built.half else "fp32"
         return {name: value for name, value in facts.items() if value not in (None, [], {})}
+
+    @cached_property
+    def _left(self) -> dict[str, int] | None:
+        """Operators that stay with Paddle; None where that is not known."""
+        return self._built.left if self._built.operators else self._left_by_profile()
 
     def _left_by_profile(self) -> dict[str, int] | None:
         """What one inference executes besides engines; None where Paddle's profiler doesn't even see these."""
@@ -103,6 +110,11 @@ class TensorRtSession(GpuPredictor, Session):
         compiled, running = self._versions["tensorrt_compiled"], self._versions["tensorrt"]
         if compiled != running:
             yield Validity("misconfigured", f"TensorRT {running} found, Paddle was built with {compiled}")
+        if self._left is None:
+            yield Validity("unwatched", "Paddle doesn't tell which operators it computes outside of TensorRT")
+        elif outside := {name: count for name, count in sorted(self._left.items()) if _computes(name)}:
+            named = ", ".join(f"{count} {name}" for name, count in outside.items())
+            yield Validity("misconfigured", f"computed outside of TensorRT: {named}")
 
 
 def _share(built: Built, left: Mapping[str, int] | None) -> float | None:
@@ -116,7 +128,11 @@ def _share(built: Built, left: Mapping[str, int] | None) -> float | None:
 
 
 def _computing(operators: Mapping[str, int]) -> int:
-    return sum(count for name, count in operators.items() if any(mark in name for mark in COMPUTING))
+    return sum(count for name, count in operators.items() if _computes(name))
+
+
+def _computes(operator: str) -> bool:
+    return bool(COMPUTING.search(operator))
 
 
 def _versions() -> dict[str, str]:

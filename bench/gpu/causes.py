@@ -157,6 +157,12 @@ KNOWN = (
         "install a newer one: pip install --upgrade onnxruntime-gpu",
         Unsupported,
     ),
+    Known(
+        (r"could not deserialize engine from cache",),
+        "ONNX Runtime can't read an engine that it keeps",
+        "empty the folder onnxruntime_tensorrt in bench's cache, and try again",
+        Failed,
+    ),
 )
 
 

@@ -217,6 +217,8 @@ def summary(before: Look, during: Sequence[State], after: Look) -> dict[str, Any
         **_range("memory_clock_mhz", watch.seen("memory_clock_mhz")),
         **_range("power_mw", watch.seen("power_mw")),
         **_range("temperature_c", watch.seen("temperature_c")),
+        "memory_used_bytes_before": before.state.memory_used_bytes,
+        "memory_used_bytes_max": max(watch.seen("memory_used_bytes"), default=None),
         "events": {name: sum(bool(mask & bit) for mask in events) for bit, name in EVENTS.items()} if events else None,
         "sm_clock_mhz_before": before.state.sm_clock_mhz,
         "sm_clock_mhz_after": after.state.sm_clock_mhz,

@@ -37,7 +37,8 @@ class Row(Frozen, frozen=True, kw_only=True):
     `params_m` are counted, or of a published row as published where nobody counted; `storage_mb` is the file that was
     measured, or of a published row as published. `validity` says of each reason in how many repetitions it was found
     ("contended 2/5"), `evidence` what the last of them saw. `stopped` is "repetitions", "precision", "budget",
-    "interrupted", or empty where nothing was measured.
+    "interrupted", or empty where nothing was measured. Where `loops` is above 1, a sample is the mean of up to so many
+    inferences.
     """
 
     model: str
@@ -83,6 +84,7 @@ class Row(Frozen, frozen=True, kw_only=True):
     environment_id: str
     document: str = ""
     campaign: str = ""
+    loops: int = 1
 
 
 class Repetition(msgspec.Struct, frozen=True):
@@ -175,11 +177,14 @@ def _quoted(latency: Latency) -> Row:
         reason="",
         validity=latency.tags,
         evidence=(latency.notes,) if latency.notes else (),
-        **{
-            **dict.fromkeys((*LATENCY, *BESIDE)),
-            "latency_ms": latency.latency_ms,
-            "throughput": latency.batch_size / latency.latency_ms * 1e3,
-        },
+        **cast(
+            "dict[str, Any]",
+            {
+                **dict.fromkeys((*LATENCY, *BESIDE)),
+                "latency_ms": latency.latency_ms,
+                "throughput": latency.batch_size / latency.latency_ms * 1e3,
+            },
+        ),
         samples=0,
         repetitions=0,
         top1=model.top1,
@@ -307,7 +312,7 @@ def repetitions(records: list[Record], interval: Interval) -> list[Repetition]:
 
 def _setup(record: Record) -> tuple[Any, ...]:
     """What must be equal for two repetitions to be of the same thing: a run may be resumed after an upgrade."""
-    artifact = record.artifact.sha256 if record.artifact else ""
+    artifact = record.artifact.origin if record.artifact else ""
     return record.settings.options, record.settings.weights, artifact, record.environment_id
 
 
@@ -319,6 +324,7 @@ def _row(key: Key, records: list[Record], card: ModelCard | None) -> Row:
     attempts = _attempts(records)
     pool = _pool(attempts, interval)
     known = stats.summary([repetition.samples.samples_ns for repetition in pool]) if pool else None
+    loops = max((repetition.samples.loops for repetition in pool), default=1)
     last = attempts[-1]
     mute = last.status == "ok" and not pool
     validity = _validity(pool)
@@ -332,8 +338,9 @@ def _row(key: Key, records: list[Record], card: ModelCard | None) -> Row:
         validity=tuple(f"{reason} {count}/{len(pool)}" for reason, (count, _) in validity.items()),
         evidence=tuple(f"{reason}: {evidence}" for reason, (_, evidence) in validity.items()),
         samples=sum(len(repetition.samples.samples_ns) for repetition in pool),
+        loops=loops,
         repetitions=len(pool),
-        **_latency(case, known),
+        **_latency(case, known, loops),
         **_beside(pool),
         **_facts(card, artifact, last.settings.weights),
         stopped=_stopped(pool, interval, known),
@@ -349,18 +356,20 @@ def _row(key: Key, records: list[Record], card: ModelCard | None) -> Row:
 LATENCY = ("latency_ms", "ci_low_ms", "ci_high_ms", "ci_level", "p90_ms", "p99_ms", "min_ms", "mean_ms", "throughput")
 
 
-def _latency(case: Case, known: stats.Summary | None) -> dict[str, Any]:
+def _latency(case: Case, known: stats.Summary | None, loops: int) -> dict[str, Any]:
+    """Of samples that are means of several inferences nothing is told of single ones: no percentile, no minimum."""
     if known is None:
         return dict.fromkeys(LATENCY)
+    single = loops == 1
     spread = known.level > 0  # one process has no interval
     return {
         "latency_ms": known.median_ns / 1e6,
         "ci_low_ms": known.low_ns / 1e6 if spread else None,
         "ci_high_ms": known.high_ns / 1e6 if spread else None,
         "ci_level": round(known.level, 6) if spread else None,
-        "p90_ms": _ms(known.p90_ns),
-        "p99_ms": _ms(known.p99_ns),
-        "min_ms": known.min_ns / 1e6,
+        "p90_ms": _ms(known.p90_ns) if single else None,
+        "p99_ms": _ms(known.p99_ns) if single else None,
+        "min_ms": known.min_ns / 1e6 if single else None,
         "mean_ms": known.mean_ns / 1e6,
         "throughput": case.batch_size / known.median_ns * 1e9,
     }

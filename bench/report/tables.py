@@ -187,9 +187,14 @@ def meanings(rows: Iterable[Row]) -> list[str]:
     """What the intervals of a table are, and which of its backends are no runtimes."""
     rows = list(rows)
     made_up = [name for name in backends_in(rows) if not is_runtime(name)]
+    means = {row.backend: row.loops for row in sorted(rows, key=lambda row: row.loops) if row.loops > 1}
     return [
         *(f"{interval}: {MEANINGS[interval]}" for interval in intervals_in(rows)),
         *(f"{name}: no runtime; its latencies are made up" for name in made_up),
+        *(
+            f"{name}: samples are means of up to {loops} inferences each, timed by its tool"
+            for name, loops in means.items()
+        ),
     ]
 
 

@@ -27,7 +27,7 @@ def judged(**answers):
     with watching(GPU, opened(**answers)) as seen:
         time.sleep(0.3)
         end_ns = time.monotonic_ns()
-    return seen.judge(Span(start_ns, end_ns, PID, copies=False))
+    return seen.judge(Span([(start_ns, end_ns)], PID, copies=False))
 
 
 def reasons(found):
@@ -59,7 +59,7 @@ def test_what_the_driver_says_stands_against_the_number(answers, reason):
 def test_states_outside_the_timed_window_are_not_judged():
     with watching(GPU, opened(nvmlDeviceGetCurrentClocksEventReasons=0x20)) as seen:
         time.sleep(0.1)
-    _, found = seen.judge(Span(1, 2, PID, copies=False))
+    _, found = seen.judge(Span([(1, 2)], PID, copies=False))
     assert {each.reason for each in found} == {"unwatched"}
 
 
@@ -71,7 +71,7 @@ def test_without_nvml_the_number_is_unwatched():
 
     with watching(GPU, absent) as seen:
         pass
-    told, found = seen.judge(Span(0, 1, PID, copies=False))
+    told, found = seen.judge(Span([(0, 1)], PID, copies=False))
     assert told == {}
     assert [(each.reason, each.evidence) for each in found] == [
         ("unwatched", "the GPU could not be watched: no nvidia-ml-py; pip install nvidia-ml-py")
@@ -92,7 +92,7 @@ def test_a_driver_that_hangs_ends_the_watching_and_not_the_run(monkeypatch):
     with watching(GPU, opened(nvmlDeviceGetPowerUsage=hang)) as seen:
         time.sleep(0.2)
     assert time.monotonic() - began < 0.9
-    assert reasons(seen.judge(Span(0, time.monotonic_ns(), PID, copies=False))) == {"unwatched"}
+    assert reasons(seen.judge(Span([(0, time.monotonic_ns())], PID, copies=False))) == {"unwatched"}
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -107,7 +107,7 @@ def test_an_odd_error_of_nvml_ends_the_watching_and_not_the_run(when):
 
     with watching(GPU, opened(nvmlDeviceGetEccMode=odd)) as seen:
         pass
-    _, found = seen.judge(Span(0, 1, PID, copies=False))
+    _, found = seen.judge(Span([(0, 1)], PID, copies=False))
     assert [each.evidence for each in found] == ["the GPU could not be watched: odd"]
 
 
@@ -121,3 +121,19 @@ def test_advice_is_of_the_gpu_as_it_is():
         GPU, opened(nvmlDeviceGetComputeRunningProcesses=[])
     )
     assert any("-pm 1" in line for line in watch.advice(GPU, opened(nvmlDeviceGetPersistenceMode=0)))
+
+
+def test_what_happened_between_two_intervals_is_not_judged():
+    """The second one's warm-up, when clocks may still climb."""
+    events = iter([0, 0, 0x20, 0x20, 0, 0])
+
+    def state(*_):
+        return next(events, 0)
+
+    with watching(GPU, opened(nvmlDeviceGetCurrentClocksEventReasons=state)) as seen:
+        time.sleep(0.5)
+    slow = [each.monotonic_ns for each in seen.states if each.events]
+    assert slow
+    quiet = [(0, slow[0] - 1), (slow[-1] + 1, time.monotonic_ns())]
+    assert seen.judge(Span(quiet, PID, copies=False))[1] == ()
+    assert reasons(seen.judge(Span([(0, time.monotonic_ns())], PID, copies=False))) == {"throttled"}

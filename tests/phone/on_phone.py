@@ -41,7 +41,7 @@ class FakeTool:
         self.behave()
 
     def behave(self, **behaviour: Any) -> None:
-        """What it does at `help`, `version`, `parity`, `look` and `timed`; by default, what it should."""
+        """What it does at `help`, `version`, `parity`, `short`, `look` and `timed`; by default, what it should."""
         (self.folder / "behaviour.json").write_text(json.dumps(behaviour))
 
     def starts(self, step: str) -> list[dict[str, Any]]:

@@ -34,6 +34,7 @@ STEPS = {
     "read result": "^shell .* cat [^ ]*/result",
     "pull output": "^pull .*/output",
     "condition": "^shell (?s:.*)dumpsys battery",
+    "short start": "^shell .*--warmup=3 --repeats=3 ",
     "look at work": "^shell .*--warmup=0 --repeats=[0-9]{2}",
     "timed start": "^shell .*--warmup=10",
     "glance": "^shell (?!.*benchmark_bin)(?!(?s:.*)(dumpsys|getprop))(?s:.*)thermal_zone",
@@ -42,7 +43,7 @@ STEPS = {
 TRANSFERS = ("push tool", "push model", "push input", "pull output")
 #: choosing is the server's affair, and what goes wrong when the folder is removed is left to the next sweep
 ALWAYS = tuple(step for step in STEPS if step not in ("choose", "remove folder"))
-UNTIL_TIMED = tuple(STEPS)[: tuple(STEPS).index("look at work")]
+UNTIL_TIMED = tuple(STEPS)[: tuple(STEPS).index("short start")]
 #: limits of a call that nothing should ever reach, and such as have to be reached
 PATIENCE_S, HANG_S, GONE_S = 20.0, 0.7, 0.4
 

@@ -272,7 +272,10 @@ def test_every_case_is_measured(done, lite, served):
         assert record.measurement.timer == "device"
         samples = record.measurement.intervals["compute"]
         assert len(samples.samples_ns) == 3
-        assert samples.loops >= 10
+        assert samples.loops >= 30
+        for start in record.telemetry["phone"]["starts"]:
+            assert 0 < start["min_ns"] <= start["avg_ns"] <= start["max_ns"]
+            assert start["loops"] == samples.loops
         assert min(samples.samples_ns) > 0
         assert record.parity.max_error < 1e-4
         assert record.parity.images == 8

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from bench import catalog, report, runner
 from bench.errors import UsageError
+from bench.report import tables
 from bench.report.rows import Row, rows
 from bench.schema import Artifact, Measurement, Samples, Validity
 from bench.store import Run
@@ -355,3 +356,27 @@ def test_the_command_says_what_was_asked(tmp_path, monkeypatch):
     assert report.build(Path("results")).command == "bench report"
     built = report.build(Path("results/cpu"), model="Mobile*", run_id="run1", interval="compute")
     assert built.command == "bench report --results results/cpu --model 'Mobile*' --run run1 --interval compute"
+
+
+def of(samples_):
+    return msgspec.structs.replace(measurement(), intervals={"compute": samples_})
+
+
+def test_means_of_many_inferences_tell_nothing_of_single_ones():
+    """Thirty processes of three means support a 90th percentile of means, which would pass for one of inferences."""
+    found = []
+    for loops in (1, 30):
+        taken = Samples(samples_ns=(1_000_000, 1_100_000, 1_050_000), loops=loops)
+        found.append(only(run(*(ok(case(), number, measurement=of(taken)) for number in range(30)))))
+    single, mean = found
+    assert (single.loops, mean.loops) == (1, 30)
+    assert single.latency_ms == mean.latency_ms
+    assert single.p90_ms is not None
+    assert (mean.p90_ms, mean.p99_ms, mean.min_ms) == (None, None, None)
+    assert tables.meanings([mean])[-1].endswith("samples are means of up to 30 inferences each, timed by its tool")
+    assert not any("means of" in line for line in tables.meanings([single]))
+
+
+def test_builds_of_one_engine_are_one_case():
+    engines = [Artifact("plan", "x", str(number), 1, {"source": "model"}) for number in range(3)]
+    assert only(run(*(ok(case(), number, artifact=engines[number % 3]) for number in range(6)))).repetitions == 6

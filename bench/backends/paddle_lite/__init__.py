@@ -12,7 +12,7 @@ from bench.backends import BaseBackend, Home, Session, Setup
 from bench.catalog import HardwareProfile
 from bench.errors import BenchError, Failed, Unsupported
 from bench.phone import Condition, Phone
-from bench.schema import Case
+from bench.schema import Case, Interval
 
 #: what opt converts for, by the kind of device; some phones are emulators, and then it is for this machine's CPU
 TARGETS = {"cpu": "x86", "phone": "arm"}
@@ -32,6 +32,10 @@ class Backend(BaseBackend):
     #: `tool` is what runs on a phone, or a folder of Paddle Lite with it
     options = {"power_mode": ("0", "1", "2", "3"), "tool": Path()}
     only = {"power_mode": "phone", "tool": "phone"}
+
+    def intervals_on(self, kind: str) -> frozenset[Interval]:
+        """A phone's tool times inferences alone."""
+        return frozenset({"compute"}) if kind == "phone" else super().intervals_on(kind)
 
     def probe(self, device: HardwareProfile) -> str:
         """As the runtime says, such as "v2.13-rc"; it is what opt writes into each .nb, too."""

@@ -1,6 +1,7 @@
 """A phone: the tool is pushed to it and times there; what it prints counts once nothing of it is in doubt."""
 
 import contextlib
+import hashlib
 import os
 import shlex
 import signal
@@ -20,7 +21,7 @@ from bench.backends.paddle_lite.tool import Asked, Tool
 from bench.environment import cpu_list
 from bench.errors import Failed, Unavailable, Unsupported, last_line
 from bench.phone import Condition
-from bench.schema import Interval, Measurement, Samples, Settings
+from bench.schema import Interval, Measurement, Samples, Settings, Validity
 from bench.timing import Clock
 
 if TYPE_CHECKING:
@@ -32,13 +33,14 @@ PLACE_VARIABLE = "BENCH_PADDLE_LITE"
 STARTS = 3
 # What PaddleClas's published phone tables were made with (deploy/lite/benchmark/benchmark.sh: warm-up 10, repeats 30).
 WARMUP = 10
-LEAST_REPEATS, MOST_REPEATS = 10, 1000
+LEAST_REPEATS, MOST_REPEATS = 30, 1000
+# A short start by which the repeats are reckoned: the first inferences are up to ten times as slow as later ones.
+SHORT_WARMUP, SHORT_REPEATS = 3, 3
 SHARE_OF_BUDGET = 0.1
 # Limits of one call: a question, a copy, a start of the tool.
 ASK_S, COPY_S, RUN_S = 30.0, 300.0, 120.0
 MOST_WAIT_S = 180.0
-# Enough for the looks of `_look_at_work`, after which it is ended: later inferences are up to ten times as fast as the
-# first one, by which this is reckoned.
+# Enough for the looks of `_look_at_work`, after which it is ended.
 LOOK_S, PAUSE_S = 60.0, 0.4
 NEXT = "@@@ next"
 # Of the mean and deviation that the tool prints with six digits.
@@ -51,16 +53,36 @@ Outputs = tuple[tuple[tuple[int, ...], float, float], ...]
 
 
 class Start(NamedTuple):
-    """What one start of the tool came to; times in nanoseconds. Our own tool also tells of threads and Paddle Lite."""
+    """What one start of the tool came to; times in nanoseconds. Our own tool also tells of threads.
+
+    `least_ns` and `most_ns` are of single inferences, which upstream's tool tells of with its mean, the only sample.
+    """
 
     load_ns: int
     first_ns: int
+    least_ns: int
+    most_ns: int
     samples_ns: tuple[int, ...]
     loops: int
     warmup_ns: tuple[int, ...]
     outputs: Outputs
     tasks: tuple[Task, ...] = ()
     lite_version: str = ""
+
+    @property
+    def mean_ns(self) -> int:
+        return round(sum(self.samples_ns) / len(self.samples_ns))
+
+    def told(self) -> dict[str, int]:
+        """For a record, `loops` being the number of inferences."""
+        return {
+            "min_ns": self.least_ns,
+            "max_ns": self.most_ns,
+            "avg_ns": self.mean_ns,
+            "init_ns": self.load_ns,
+            "first_ns": self.first_ns,
+            "loops": self.loops * len(self.samples_ns),
+        }
 
 
 def find_tool(options: Mapping[str, str], abis: Sequence[str]) -> Tool:
@@ -85,7 +107,7 @@ class DeviceSession(Session):
             self._phone = _planned(setup.found, phone.look(self._read))
             self._folder = opening.enter_context(self._adb.folder(ASK_S))
             self._tool = self._push_tool(find_tool(setup.options, self._phone.abis))
-            _refuse_engine(engine, target_of(self._tool.abi))
+            self._opt = _checked(engine, target_of(self._tool.abi)).opt
             self._model = f"{self._folder}/{engine.name}"
             self._adb.push(engine, self._model, COPY_S)
             self._closing = opening.pop_all()
@@ -99,6 +121,7 @@ class DeviceSession(Session):
         for file in (found.path, *found.libraries):
             to = self._program if file == found.path else f"{self._folder}/{Path(file).name}"
             self._adb.push(Path(file), to, COPY_S)
+        self._libraries = {Path(file).name: _sha256(Path(file)) for file in found.libraries}
         self._adb.read(["chmod", "755", self._program], ASK_S)
         if found.kind == tool.OURS:
             return found
@@ -148,8 +171,13 @@ class DeviceSession(Session):
         return {"compute": self.run}
 
     def effective(self) -> dict[str, Any]:
-        """The tool, by its hash and version; what its threads did is known after `measure`."""
-        return {"tool": self._tool.kind, "tool_sha256": self._tool.sha256, "tool_version": self._version()}
+        """The tool and its libraries, by hash and version; what its threads did is known after `measure`."""
+        return {
+            "tool": self._tool.kind,
+            "tool_sha256": self._tool.sha256,
+            "tool_version": self._version(),
+            "libraries_sha256": self._libraries,
+        }
 
     def _version(self) -> str:
         return tool.version(_readable(self._read(self._command(["--version"]))))
@@ -164,20 +192,20 @@ class DeviceSession(Session):
         if settings.intervals != ("compute",):
             raise Unsupported(f"{self._tool.kind} times compute alone", f"asked for {', '.join(settings.intervals)}")
         warmup = WARMUP if settings.warmup is None else settings.warmup
-        repeats = settings.iterations or self._repeats(settings)
         limit_s = max(RUN_S, settings.timeout_s / STARTS)
         waited = self._cooled(settings)
         before = phone.condition(self._read)
         self._refuse_fewer_cores(before)
-        last = self._last
-        affinity, during = self._look_at_work(last.samples_ns[0])
+        latency_ns = self._start(SHORT_WARMUP, SHORT_REPEATS, limit_s).mean_ns
+        repeats = settings.iterations or _repeats(settings, latency_ns)
+        affinity, during = self._look_at_work(latency_ns)
         starts = []
         for _ in range(STARTS):
             starts.append(self._start(warmup, repeats, limit_s))
-            _require_same(starts[-1].outputs, last.outputs)
+            _require_same(starts[-1].outputs, self._last.outputs)
             during.append(self._rest())
         after = phone.condition(self._read)
-        self._account = self._account_of(before, during, after, waited, affinity, starts[-1])
+        self._account = self._account_of(before, during, after, waited, affinity, starts)
         return _measurement(starts)
 
     def account(self) -> Account | None:
@@ -185,11 +213,6 @@ class DeviceSession(Session):
 
     def close(self) -> None:
         self._closing.close()
-
-    def _repeats(self, settings: Settings) -> int:
-        """As many as fill a repetition's share of the budget, by the inference that was run last."""
-        wanted = settings.budget_s * SHARE_OF_BUDGET / STARTS * 1e9 / self._last.samples_ns[0]
-        return max(LEAST_REPEATS, min(MOST_REPEATS, round(wanted)))
 
     def _cooled(self, settings: Settings) -> cooling.Waited:
         start = msgspec.convert(self._setup.found["start"], Condition, strict=False)
@@ -226,10 +249,10 @@ class DeviceSession(Session):
         after: Condition,
         waited: cooling.Waited,
         seen: dict[int, tuple[int, ...]],
-        last: Start,
+        starts: Sequence[Start],
     ) -> Account:
         """What the tool told of its threads when it was timed goes before `seen`, which was of a start beside it."""
-        case = self._setup.case
+        case, last = self._setup.case, starts[-1]
         affinity = {task.id: cpus for task in last.tasks if (cpus := cpu_list(task.allowed))} or seen
         cores = phone.cores_for(self._phone, before, case.threads, self._power_mode)
         work = cooling.Work(threads=case.threads, cores=cores, affinity=affinity)
@@ -237,6 +260,7 @@ class DeviceSession(Session):
             "before": phone.facts(before),
             "during": [phone.facts(each) for each in during],
             "after": phone.facts(after),
+            "starts": [start.told() for start in starts],
             "waited_s": waited.seconds,
             "connection_losses": self._losses,
         }
@@ -251,7 +275,10 @@ class DeviceSession(Session):
             requested={"cpus": list(cores), "power_mode": self._power_mode},
             effective=bound | told_of,
             telemetry={"phone": told},
-            validity=cooling.deviations(self._phone, work, before, during, after, waited),
+            validity=(
+                *cooling.deviations(self._phone, work, before, during, after, waited),
+                *_mixed(self._opt, last.lite_version),
+            ),
         )
 
     @property
@@ -312,11 +339,31 @@ def _planned(found: dict[str, Any], seen: phone.Phone) -> phone.Phone:
     return planned
 
 
-def _refuse_engine(engine: Path, target: str) -> None:
-    """Raises Failed for one that is damaged or for another CPU, of which some tools would make garbage."""
-    if (made_for := nb.read(engine).targets) != {target}:
-        found = ", ".join(sorted(made_for)) or "no CPU"
+def _repeats(settings: Settings, latency_ns: int) -> int:
+    """As many as fill a repetition's share of the budget."""
+    wanted = settings.budget_s * SHARE_OF_BUDGET / STARTS * 1e9 / latency_ns
+    return max(LEAST_REPEATS, min(MOST_REPEATS, round(wanted)))
+
+
+def _checked(engine: Path, target: str) -> nb.Nb:
+    """What it says of itself. Raises Failed for one that is damaged or for another CPU, of which some tools would make
+    garbage."""
+    facts = nb.read(engine)
+    if facts.targets != {target}:
+        found = ", ".join(sorted(facts.targets)) or "no CPU"
         raise Failed(f"{engine.name} is for {found}", f"the tool computes on {target}")
+    return facts
+
+
+def _mixed(opt: str, lite: str) -> tuple[Validity, ...]:
+    """Whether the model was converted by another Paddle Lite than the tool is of, whose kernels may differ."""
+    if not tool.versions_differ(opt, lite):
+        return ()
+    return (Validity("misconfigured", f"the model was converted by Paddle Lite {opt}, the tool is of {lite}"),)
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def target_of(abi: str) -> str:
@@ -326,7 +373,18 @@ def target_of(abi: str) -> str:
 
 def _of_run(run: report.Run) -> Start:
     outputs = tuple((each.shape, each.mean or 0.0, each.deviation or 0.0) for each in run.outputs)
-    return Start(run.load_ns, run.first_ns, run.samples_ns, 1, run.warmup_ns, outputs, run.tasks, run.lite_version)
+    return Start(
+        load_ns=run.load_ns,
+        first_ns=run.first_ns,
+        least_ns=min(run.samples_ns),
+        most_ns=max(run.samples_ns),
+        samples_ns=run.samples_ns,
+        loops=1,
+        warmup_ns=run.warmup_ns,
+        outputs=outputs,
+        tasks=run.tasks,
+        lite_version=run.lite_version,
+    )
 
 
 def _of_report(printed: report.Report, repeats: int) -> Start:
@@ -335,7 +393,17 @@ def _of_report(printed: report.Report, repeats: int) -> Start:
             f"{tool.UPSTREAM} says no times of loading and of the first run", "", "use a build of 2.10 or newer"
         )
     outputs = tuple((each.shape, each.mean, each.deviation) for each in printed.outputs)
-    return Start(printed.init_ns, printed.first_ns, (printed.avg_ns,), repeats, (), outputs)
+    return Start(
+        load_ns=printed.init_ns,
+        first_ns=printed.first_ns,
+        least_ns=printed.min_ns,
+        most_ns=printed.max_ns,
+        samples_ns=(printed.avg_ns,),
+        loops=repeats,
+        warmup_ns=(),
+        outputs=outputs,
+        lite_version=printed.version or "",
+    )
 
 
 def _measurement(starts: Sequence[Start]) -> Measurement:

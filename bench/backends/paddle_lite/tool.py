@@ -17,6 +17,8 @@ UPSTREAM: Final = "benchmark_bin"
 #: what `bench_lite` holds whatever its file is called
 MARK = b"bench_lite, a runner of bench"
 
+#: what gflags adds to a version where it was itself built for debugging, which says nothing of the tool
+DEBUG_GFLAGS = r"Debug build \(NDEBUG not #defined\)"
 #: ABI of Android → class and machine of an ELF header
 MACHINES = {"arm64-v8a": (2, 183), "armeabi-v7a": (1, 40), "x86_64": (2, 62), "x86": (1, 3)}
 #: ABI of Android → what a model is converted for
@@ -24,8 +26,14 @@ TARGETS = {"arm64-v8a": "arm", "armeabi-v7a": "arm", "x86_64": "x86", "x86": "x8
 #: ABI of Android → what Paddle Lite's build script calls it, which makes no others
 ARCHITECTURES = {"arm64-v8a": "armv8", "armeabi-v7a": "armv7"}
 LOADERS = {1: "/system/bin/linker", 2: "/system/bin/linker64"}
-#: what every Android has
-SYSTEM_LIBRARIES = frozenset(f"lib{name}.so" for name in ("c", "m", "dl", "log", "z", "android"))
+#: what Android has for every program: the NDK's public libraries
+SYSTEM_LIBRARIES = frozenset(
+    f"lib{name}.so"
+    for name in (
+        "c m dl log z android stdc++ EGL GLESv1_CM GLESv2 GLESv3 OpenSLES OpenMAXAL jnigraphics nativewindow mediandk "
+        "aaudio camera2ndk neuralnetworks sync vulkan binder_ndk amidi nativehelper"
+    ).split()
+)
 
 #: where the program lies in a Paddle Lite folder; ours first, since it reports every sample
 PLACES = tuple(
@@ -276,10 +284,17 @@ def speaking(tool: Tool, help_text: str) -> Tool:
 
 def version(text: str) -> str:
     """What `--version` printed of it: a tag, a commit, or "" of a build outside git. Raises Failed for another text."""
-    found = re.fullmatch(r"(\S+)(?: version (\S*))?\s*", text)
+    found = re.fullmatch(rf"(\S+)(?: version (\S*))? *(?:\r?\n{DEBUG_GFLAGS})?\s*", text)
     if found is None:
         raise Failed("the tool's version is not understood", f"it printed {text.strip()[:80]!r}", log=text)
     return found[2] or ""
+
+
+def versions_differ(one: str, other: str) -> bool:
+    """Whether two tags, such as v2.13-rc, differ in major or minor number; what is no tag can't be compared."""
+    numbers = [re.match(r"v?(\d+)\.(\d+)", version) for version in (one, other)]
+    first, second = (found and tuple(map(int, found.groups())) for found in numbers)
+    return bool(first and second and first != second)
 
 
 def arguments(tool: Tool, asked: Asked) -> list[str]:

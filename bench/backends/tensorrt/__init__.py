@@ -10,6 +10,7 @@ from bench.backends.tensorrt.building import Build
 from bench.backends.tensorrt.session import TensorRtSession
 from bench.catalog import HardwareProfile
 from bench.errors import UsageError
+from bench.schema import Interval
 from bench.trtexec.definitions import Version
 
 #: options that an engine is built by
@@ -38,6 +39,9 @@ class Backend(BaseBackend):
         "build": "0",
         "semantics": ("bench", *RELEASES),
     }
+
+    def intervals_on(self, kind: str) -> frozenset[Interval]:
+        return super().intervals_on(kind) | {"device"}
 
     def probe(self, device: HardwareProfile) -> str:
         trt = self.runtime(device)

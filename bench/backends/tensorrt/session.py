@@ -19,7 +19,7 @@ from bench.cuda import Cuda, Gpu, Handle
 from bench.errors import Failed, Unsupported
 from bench.schema import Interval, Measurement, Settings, Validity
 from bench.timing import Clock, measure
-from bench.trtexec.definitions import Defaults, Spans, Version, defaults, queries, summary, text
+from bench.trtexec.definitions import Defaults, Spans, Version, defaults, queries, select, summary, text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -246,6 +246,7 @@ class TensorRtSession(Session):
         spans = dict(measured.intervals)
         if "device" in settings.intervals:
             spans["device"] = measure(self._run_between_events, settings, lambda: self._device_ns)
+            self.sampled(spans["device"])
         self._faults = tuple(self._unsynchronised())
         if self._release:
             self._beside = {"trtexec": self._by_trtexec(self._release)}
@@ -284,19 +285,22 @@ class TensorRtSession(Session):
         return self._beside
 
     def semantics(self) -> dict[str, str]:
-        """A graph that is replayed is another experiment than enqueuing layer by layer."""
+        """Copies go by pinned memory; and a graph that is replayed is another experiment than enqueuing layer by
+        layer."""
         if self._graph is None:
-            return {}
+            inference = "one inference of the whole batch"
+            return {"end_to_end": f"copy the inputs in by pinned memory, {inference}, copy the outputs out by it"}
         replay = "one replay of a CUDA graph of the whole batch's inference"
         return {
             "compute": f"{replay}, inputs and outputs on the GPU",
-            "end_to_end": f"copy the inputs in, {replay}, copy the outputs out",
+            "end_to_end": f"copy the inputs in by pinned memory, {replay}, copy the outputs out by it",
             "device": f"{replay}, between two events on its stream, without copies",
         }
 
     def _by_trtexec(self, release: Version) -> dict[str, Any]:
         """trtexec's figures of this engine, from queries run as it runs them; its own warnings are among them."""
-        figures = summary(queries(self.trace(defaults(release))), release)
+        usual = defaults(release)
+        figures = summary(select(queries(self.trace(usual)), usual.warmup_ms), release)
         return {
             "version": f"{release.major}.{release.minor}",
             "summary": msgspec.to_builtins(figures),

@@ -45,7 +45,8 @@ def trace(cuda: Cuda, work: Work, defaults: Defaults, clock: Clock) -> Spans:
     landed: list[Landed] = []
     with ExitStack() as owner:
         streams = (cuda.stream(owner), work.stream, cuda.stream(owner))
-        slots = [[cuda.event(owner) for _ in range(6)] for _ in range(defaults.queries_in_flight)]
+        sleeps = not defaults.spin_wait
+        slots = [[cuda.event(owner, sleeps) for _ in range(6)] for _ in range(defaults.queries_in_flight)]
         zero = cuda.event(owner)
         cuda.record(zero, work.stream)
         cuda.synchronise(work.stream)
