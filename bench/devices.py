@@ -51,6 +51,12 @@ def find(profile: HardwareProfile, description: Mapping[str, Any]) -> Device:
     return Device(dict(description), environment.usable_cpus())
 
 
+def show(device: Device) -> None:
+    """From here on our workers see no other GPU."""
+    if gpu := device.found.get("gpu"):
+        os.environ.update(selection.visible_only(msgspec.convert(gpu, Gpu)))
+
+
 def refuse_stranger(profile: HardwareProfile, description: Mapping[str, Any]) -> None:
     """Raises Unavailable where this machine is not the device that the profile describes."""
     wanted = profile.match
@@ -71,22 +77,24 @@ def refuse_stranger(profile: HardwareProfile, description: Mapping[str, Any]) ->
 
 
 def _gpu(profile: HardwareProfile, description: Mapping[str, Any]) -> Device:
-    """The GPU of that name, or of those the one that `GPU_VARIABLE` means; from here on our workers see no other."""
+    """The GPU of that name, or of those the one that `GPU_VARIABLE` means."""
     try:
         with nvml.opened() as library:
             gpus, broken = library.gpus()
     except Unavailable:
         refuse_stranger(profile, description)
         raise
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    gpus = [gpu for gpu in gpus if selection.is_shown(gpu, shown)]
     fitting = selection.of_profile(gpus, profile)
     if not fitting:
         raise Unavailable(
             f"looked for a GPU named like {profile.label} for device {profile.name}",
-            f"found {', '.join([*map(str, gpus), *broken]) or 'none'}",
+            f"found {', '.join([*map(str, gpus), *broken]) or 'none'}"
+            + (f" in CUDA_VISIBLE_DEVICES={shown}" if shown else ""),
             MEASURE_THIS,
         )
     gpu = selection.select(fitting, os.environ.get(GPU_VARIABLE, ""))
-    os.environ.update(selection.visible_only(gpu))
     told = {name: value for name, value in msgspec.to_builtins(gpu).items() if name not in ("uuid", "pci_bus_id")}
     return Device(
         {**description, "device": {"gpu": told}}, environment.usable_cpus(), {"gpu": msgspec.to_builtins(gpu)}

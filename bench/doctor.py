@@ -39,7 +39,9 @@ def examine(profile: HardwareProfile) -> tuple[list[str], bool]:
 def _look(profile: HardwareProfile, description: Mapping[str, Any]) -> tuple[Device | None, str]:
     """The device, or why it isn't there."""
     try:
-        return devices.find(profile, description), ""
+        device = devices.find(profile, description)
+        devices.show(device)
+        return device, ""
     except BenchError as error:
         return None, str(error)
 

@@ -48,6 +48,7 @@ def make_plan(request: Request) -> tuple[Plan, Device]:
     _refuse_semantics(request, found)
     check_weights(request.settings.weights)
     device = devices.find(profile, environment.describe())
+    devices.show(device)
     missing = {
         name: why_missing(backend, cards) or devices.lacking(profile, device, backend, _options(request, backend))
         for name, backend in found.items()

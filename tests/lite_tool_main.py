@@ -2,6 +2,8 @@
 
 import ctypes
 import os
+import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -17,6 +19,14 @@ FLAGS = {
     "repeats": "1",
     "result_path": "",
     "backend": "",
+}
+#: what a build for Android says of the phone, by its properties
+PHONE = {
+    "Brand": "ro.product.brand",
+    "Device": "ro.product.device",
+    "Model": "ro.product.model",
+    "Android Version": "ro.build.version.release",
+    "Android API Level": "ro.build.version.sdk",
 }
 
 
@@ -72,6 +82,17 @@ def main():
     print(text)
 
 
+def device_info():
+    """Of a phone; builds for other systems don't say."""
+    if not shutil.which("getprop"):
+        return []
+    told = {
+        name: subprocess.run(["getprop", key], capture_output=True, text=True, check=True).stdout.strip()
+        for name, key in PHONE.items()
+    }
+    return ["", "======= Device Info =======", *(f"{name}: {value}" for name, value in told.items())]
+
+
 def report(given, output, init_ms, times_ms):
     counted = times_ms[int(given["warmup"]) :]
     times = {
@@ -82,6 +103,7 @@ def report(given, output, init_ms, times_ms):
         "avg": sum(counted) / len(counted),
     }
     lines = [
+        *device_info(),
         "",
         "======= Model Info =======",
         f"optimized_model_file: {given['optimized_model_file']}",

@@ -27,6 +27,7 @@ def test_the_gpu_of_that_name_is_found_and_shown_to_workers_alone(gpus, monkeypa
     found = devices.find(catalog.profile(profile), HERE)
     assert found.found["gpu"]["uuid"] == uuid
     assert list(found.found["gpu"]["capability"]) == capability
+    devices.show(found)
     assert devices.os.environ["CUDA_VISIBLE_DEVICES"] == uuid
     assert "GPU-" not in str(found.description), "records get published"
     assert found.description["device"]["gpu"]["driver"] == "535.183.01"
@@ -108,3 +109,11 @@ def test_a_machine_is_its_own_device_and_needs_no_advice_of_another():
     found = devices.find(catalog.profile("cpu"), HERE)
     assert found.found == {}
     assert devices.about(found) == devices.advice(found) == []
+
+
+@pytest.mark.parametrize("shown", ["1", fake.V100, "GPU-bbbb", " 1 ,5"])
+def test_what_a_scheduler_has_given_us_is_all_there_is(gpus, monkeypatch, shown):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+    assert devices.find(catalog.profile("v100"), HERE).found["gpu"]["uuid"] == fake.V100
+    with pytest.raises(Unavailable, match=r"found 1: Tesla V100.* in CUDA_VISIBLE_DEVICES="):
+        devices.find(catalog.profile("t4"), HERE)

@@ -230,7 +230,7 @@ class OrtGpuSession(Session):
         return [operator for _, operator in self._nodes]
 
     def close(self) -> None:
-        del self._binding, self._session
+        del self._binding, self._placement, self._session
         self._feeds, self._inputs, self._outputs = {}, {}, []
 
 
@@ -550,7 +550,8 @@ def _session(
             error = raised
     if error is not None:
         said = complaint(error, engine).replace(str(cache), "the cache") if cache else complaint(error, engine)
-        raise causes.explained(f"{log.text}\n{error}", Failed(f"ONNX Runtime cannot open {engine.name}", said)) from error
+        damaged = Failed(f"ONNX Runtime cannot open {engine.name}", said)
+        raise causes.explained(f"{log.text}\n{error}", damaged) from error
     if (there := session.get_providers())[:1] != [wanted]:
         left_out = Unavailable(f"ONNX Runtime left {wanted} out", f"it has {', '.join(there)}", "see: bench doctor")
         raise causes.explained(log.text, left_out)

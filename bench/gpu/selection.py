@@ -77,6 +77,15 @@ def _means(wanted: str, gpu: Gpu) -> bool:
     return folded in gpu.name.casefold()
 
 
+def is_shown(gpu: Gpu, shown: str) -> bool:
+    """Whether a CUDA_VISIBLE_DEVICES that a user or a scheduler has set admits it; "" admits all.
+
+    Numbers are taken for the driver's, as schedulers mean them.
+    """
+    words = [word.strip() for word in shown.split(",") if word.strip()]
+    return not words or any(word == str(gpu.index) or (gpu.uuid and gpu.uuid.startswith(word)) for word in words)
+
+
 def visible_only(gpu: Gpu) -> dict[str, str]:
     """Environment variables that show a process this GPU alone, as its device 0.
 

@@ -56,7 +56,10 @@ def watching(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], object] = time.sleep,
 ) -> Iterator[Watch]:
-    """Samples until the block ends, once the GPU is at rest or won't come to it. A driver that stops answering ends the watching, not the measurement."""
+    """Samples until the block ends, once the GPU is at rest or won't come to it.
+
+    A driver that stops answering ends the watching, not the measurement.
+    """
     watch = Watch(gpu)
     with contextlib.ExitStack() as stack:
         try:

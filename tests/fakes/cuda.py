@@ -1,8 +1,8 @@
-"""A CUDA runtime on a clock of its own: one GPU that works off what it is given, one piece after the other.
+"""A CUDA runtime on a clock of its own: a GPU whose streams each work off what they are given, piece after piece.
 
 Calls return what those of `cuda.bindings.runtime` 12.9 do: `(error, value)`, of a call without a value `(error,)`.
-Memory is this process's own, so that pointers are real. Work is done when the GPU's time for it has come, and is seen
-by nobody before.
+Memory is this process's own, so that pointers are real. Work of a stream is done when the GPU's time for it has come
+and somebody has waited for that stream, or for one that waits for it; it is seen by nobody before. There is no stream 0.
 """
 
 import ctypes
@@ -50,6 +50,7 @@ class FakeCuda:
 
     cudaStreamNonBlocking = 1
     cudaEventDefault = 0
+    cudaEventBlockingSync = 1
     cudaDeviceScheduleSpin = 1
     cudaMemcpyKind = enum.IntEnum("cudaMemcpyKind", {"cudaMemcpyHostToDevice": 1, "cudaMemcpyDeviceToHost": 2})
     cudaStreamCaptureMode = enum.IntEnum("cudaStreamCaptureMode", {"cudaStreamCaptureModeThreadLocal": 1})
@@ -63,12 +64,11 @@ class FakeCuda:
         self.waits = waits  # else synchronising returns at once
         self.copy_ns = 10_000
         self.now_ns = 0
-        self.free_at_ns = 0
         self.sticky = 0
         self.calls = []
         self.alive = {}
         self.captured = None
-        self._todo = []
+        self._streams = {}
         self._numbers = iter(range(1, 1 << 30))
 
     def clock(self):
@@ -77,18 +77,24 @@ class FakeCuda:
 
     # What the GPU does
 
-    def give(self, took_ns, action=lambda: None):
-        """Work for the GPU; in a capture, for the graph."""
+    def give(self, stream, took_ns, action=lambda: None):
+        """Work for a stream; in a capture, for the graph."""
+        queue = self._queue(stream)
         if self.captured is not None:
             self.captured.append((took_ns, action))
             return
-        self.free_at_ns = max(self.now_ns, self.free_at_ns) + took_ns
-        self._todo.append((self.free_at_ns, action))
+        queue.free_at_ns = max(self.now_ns, queue.free_at_ns) + took_ns
+        queue.todo.append((queue.free_at_ns, action))
 
-    def _work(self):
-        """What is done by now."""
-        while self._todo and self._todo[0][0] <= self.now_ns:
-            self._todo.pop(0)[1]()
+    def _queue(self, stream):
+        assert int(stream) != 0, "stream 0 waits for all others, and they for it"
+        return self._streams[int(stream)]
+
+    def _work(self, stream, until_ns):
+        """What this stream has done by then, each piece once; of the others only what it waits for."""
+        todo = self._queue(stream).todo
+        while todo and todo[0][0] <= until_ns:
+            todo.pop(0)[1]()
 
     # What calls return
 
@@ -160,32 +166,37 @@ class FakeCuda:
     _cudaFree = _cudaFreeHost = _gone
 
     def _cudaMemsetAsync(self, pointer, value, size, stream):
-        self.give(0, lambda: ctypes.memset(pointer, value, size))
+        self.give(stream, 0, lambda: ctypes.memset(pointer, value, size))
 
     def _cudaMemcpyAsync(self, target, source, size, kind, stream):
-        self.give(self.copy_ns, lambda: ctypes.memmove(target, source, size))
+        self.give(stream, self.copy_ns, lambda: ctypes.memmove(target, source, size))
 
     def _cudaStreamCreateWithFlags(self, flags):
         assert flags == self.cudaStreamNonBlocking
-        return self._made("stream")
+        stream = self._made("stream")
+        self._streams[stream.number] = SimpleNamespace(free_at_ns=0, todo=[])
+        return stream
 
     def _cudaStreamSynchronize(self, stream):
         if self.captured is not None:
             raise Broken(900)
         if self.waits:
-            self.now_ns = max(self.now_ns, self.free_at_ns)
-        self._work()
+            self.now_ns = max(self.now_ns, self._queue(stream).free_at_ns)
+        self._work(stream, self.now_ns)
 
     def _cudaStreamWaitEvent(self, stream, event, flags):
-        pass  # one queue: it waits anyway
+        queue = self._queue(stream)
+        queue.free_at_ns = max(queue.free_at_ns, event.at_ns)
+        queue.todo.append((queue.free_at_ns, lambda of=event.stream, at_ns=event.at_ns: self._work(of, at_ns)))
 
     _cudaStreamDestroy = _gone
 
     def _cudaEventCreateWithFlags(self, flags):
-        return self._made("event", at_ns=None)
+        return self._made("event", at_ns=None, flags=flags)
 
     def _cudaEventRecord(self, event, stream):
-        event.at_ns = max(self.now_ns, self.free_at_ns)
+        event.stream = stream
+        event.at_ns = max(self.now_ns, self._queue(stream).free_at_ns)
 
     def _cudaEventQuery(self, event):
         if event.at_ns > self.now_ns:
@@ -194,7 +205,7 @@ class FakeCuda:
     def _cudaEventSynchronize(self, event):
         if self.waits:
             self.now_ns = max(self.now_ns, event.at_ns)
-        self._work()
+        self._work(event.stream, min(event.at_ns, self.now_ns))
 
     def _cudaEventElapsedTime(self, start, end):
         self._cudaEventQuery(end)
@@ -214,6 +225,6 @@ class FakeCuda:
 
     def _cudaGraphLaunch(self, graph, stream):
         for took_ns, action in graph.work:
-            self.give(took_ns, action)
+            self.give(stream, took_ns, action)
 
     _cudaGraphExecDestroy = _cudaGraphDestroy = _gone

@@ -60,7 +60,7 @@ class Behaviour:
     compiled: tuple = (8, 5, 3)
     running: tuple = (8, 5, 3)
     engines: tuple = (60, 40)
-    left: dict = field(default_factory=lambda: {"softmax": 1, "conv2d": 1})
+    left: dict = field(default_factory=lambda: {"softmax": 1, "pool2d": 1})
     half: bool = True
     profiles: bool = True
     waits: bool = True

@@ -353,7 +353,7 @@ class Context:
         if refuse and (self.trt.gpu.captured is not None or refuse[1] != "cannot be captured"):
             return self.trt.answer("execute_async_v3", True)
         self.trt.gpu.now_ns += 5_000
-        self.trt.gpu.give(self.engine.made["span_ns"], self._compute)
+        self.trt.gpu.give(stream, self.engine.made["span_ns"], self._compute)
         return True
 
     def _array(self, name):

@@ -102,7 +102,7 @@ def test_the_owner_frees_all_and_ignores_what_is_broken():
     with ExitStack() as owner:
         stream = calls.stream(owner)
         calls.event(owner), calls.memory(8, owner), calls.pinned(8, owner)
-        assert calls.capture(stream, lambda: api.give(5), owner)
+        assert calls.capture(stream, lambda: api.give(stream, 5), owner)
         assert len(api.alive) == 5
     assert api.alive == {}
     with ExitStack() as owner:
@@ -116,7 +116,7 @@ def test_events_tell_the_gpus_time_and_whether_it_has_come_to_them():
     with ExitStack() as owner:
         stream, start, end = calls.stream(owner), calls.event(owner), calls.event(owner)
         calls.record(start, stream)
-        api.give(2_500_000)
+        api.give(stream, 2_500_000)
         calls.record(end, stream)
         assert not calls.done(end)
         calls.synchronise(stream)
@@ -127,22 +127,48 @@ def test_events_tell_the_gpus_time_and_whether_it_has_come_to_them():
 def test_work_waits_for_an_event():
     api = FakeCuda()
     calls = Cuda(api)
+    done = []
     with ExitStack() as owner:
-        stream, event = calls.stream(owner), calls.event(owner)
-        calls.record(event, stream)
-        calls.hold(stream, event)
-        calls.wait(event)
-    assert "cudaStreamWaitEvent" in api.calls
+        first, second, event = calls.stream(owner), calls.stream(owner), calls.event(owner)
+        api.give(first, 1_000_000, lambda: done.append("first"))
+        calls.record(event, first)
+        calls.hold(second, event)
+        api.give(second, 500_000, lambda: done.append("second"))
+        calls.synchronise(second)
+        assert done == ["first", "second"]
+        assert api.now_ns >= 1_500_000
 
 
-@pytest.mark.parametrize("fault", ["enqueue", "cudaStreamEndCapture", "cudaGraphInstantiate"])
+def test_waiting_for_one_stream_finishes_no_other():
+    api = FakeCuda()
+    calls = Cuda(api)
+    done = []
+    with ExitStack() as owner:
+        first, second = calls.stream(owner), calls.stream(owner)
+        api.give(first, 1_000_000, lambda: done.append("first"))
+        calls.synchronise(second)
+        assert done == []
+        assert api.now_ns < 1_000_000
+        with pytest.raises(AssertionError, match="stream 0"):
+            calls.synchronise(0)
+
+
+def test_who_waits_for_an_event_spins_unless_told_otherwise():
+    api = FakeCuda()
+    calls = Cuda(api)
+    with ExitStack() as owner:
+        assert [calls.event(owner, *sleeps).flags for sleeps in ((), (False,), (True,))] == [0, 0, 1]
+
+
+@pytest.mark.parametrize("fault", ["enqueue", "no driver", "cudaStreamEndCapture", "cudaGraphInstantiate"])
 def test_what_cannot_be_captured_leaves_nothing(fault):
-    api = FakeCuda(errors={} if fault == "enqueue" else {fault: 900})
+    refused = {"enqueue": Failed("refused"), "no driver": Unavailable("refused")}
+    api = FakeCuda(errors={} if fault in refused else {fault: 900})
     calls = Cuda(api)
 
     def enqueue():
-        if fault == "enqueue":
-            raise Failed("refused")
+        if fault in refused:
+            raise refused[fault]
 
     with ExitStack() as owner:
         stream = calls.stream(owner)

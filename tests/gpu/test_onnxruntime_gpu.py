@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from fakes import ort as fake
+from filelock import FileLock, Timeout
 
 from bench import backends, catalog, parity, worker
 from bench.backends import Setup
@@ -144,12 +145,13 @@ def test_what_computes_on_the_cpu_is_misconfigured(installed, tells, tmp_path, m
     made = installed(on_cpu=("Shape", "Conv", "Gemm"), tells=tells)
     session = opened(installed)
     session.feed([images()])
+    assert len(made.sessions) == 1, "the one for the profile is no part of opening"
     assert session.effective()["compute_nodes"] == {fake.CPU: 28}
+    assert len(made.sessions) == (1 if tells else 2)
     assert [(found.reason, found.evidence) for found in session.validity()] == [
         ("misconfigured", "27 Conv on CPUExecutionProvider, not CUDAExecutionProvider"),
         ("misconfigured", "1 Gemm on CPUExecutionProvider, not CUDAExecutionProvider"),
     ]
-    assert len(made.sessions) == (1 if tells else 2)
     assert not made.sessions[0].options.enable_profiling
     assert not list((tmp_path / "profile").glob("*")) if (tmp_path / "profile").exists() else True
 
@@ -197,18 +199,79 @@ def test_tensorrt_gets_the_batch_as_its_only_shape_and_caches_of_its_own(install
     given = made.sessions[-1].get_provider_options()
     assert list(given) == [fake.TENSORRT, fake.CUDA, fake.CPU]
     options = given[fake.TENSORRT]
-    assert options["trt_fp16_enable"] == "1"
+    assert {name: made.sessions[-1].asked[fake.TENSORRT][name] for name in fake.SWITCHES} == {
+        "trt_fp16_enable": "True",
+        "trt_engine_cache_enable": "True",
+        "trt_timing_cache_enable": "True",
+        "trt_cuda_graph_enable": "False",
+    }
     assert {options[f"trt_profile_{which}_shapes"] for which in ("min", "opt", "max")} == {"x:8x3x8x8"}
     assert options["trt_engine_cache_path"] == options["trt_timing_cache_path"]
     assert Path(options["trt_engine_cache_path"]).is_dir()
     assert Path(options["trt_engine_cache_path"]).is_relative_to(tmp_path / "cache")
 
 
+def test_switches_of_tensorrt_are_words(installed):
+    installed()
+    effective = opened(installed, provider="tensorrt", cuda_graph="on").effective()
+    assert effective["cuda_graph"] is True
+    session = sys.modules["onnxruntime"].InferenceSession
+    with pytest.raises(RuntimeError, match="The value for the key 'trt_fp16_enable'"):
+        session(installed.model, providers=[(fake.TENSORRT, {"trt_fp16_enable": "1"})], enable_fallback=0)
+
+
+def cache_of(tmp_path):
+    (folder,) = (each for each in (tmp_path / "cache/onnxruntime_tensorrt").iterdir() if each.is_dir())
+    return folder
+
+
+def test_an_engine_that_tensorrt_cannot_read_is_made_anew(installed, tmp_path):
+    made = installed()
+    opened(installed, provider="tensorrt")
+    (file,) = cache_of(tmp_path).iterdir()
+    file.write_bytes(b"half an eng")
+    (cache_of(tmp_path) / "old.timing").write_bytes(b"")
+    opened(installed, provider="tensorrt")
+    assert [(each.name, each.read_bytes()) for each in cache_of(tmp_path).iterdir()] == [(file.name, b"an engine")]
+    assert len(made.sessions) == 3  # with the one that looks at the inputs of the second, those that opened
+
+
+def test_one_that_it_never_can_read_is_a_reason_without_a_path(installed, tmp_path):
+    installed(unreadable=True)
+    with pytest.raises(Failed, match="^ONNX Runtime can't read an engine that it keeps; could not des") as raised:
+        opened(installed, provider="tensorrt")
+    assert str(tmp_path) not in str(raised.value)
+
+
+def test_other_reasons_do_not_name_the_cache_either(installed, tmp_path, monkeypatch):
+    installed()
+    monkeypatch.setattr(fake, "make_engine", lambda _, cache: (_ for _ in ()).throw(OSError(f"{cache}/a: no space")))
+    with pytest.raises(Failed, match=r"^ONNX Runtime cannot open m\.onnx; the cache/a: no space"):
+        opened(installed, provider="tensorrt")
+
+
+def test_one_process_at_a_time_has_a_cache(installed, tmp_path, monkeypatch):
+    installed()
+    seen = []
+
+    def make(_, cache):
+        with pytest.raises(Timeout):
+            FileLock(cache.with_suffix(".lock"), timeout=0).acquire()
+        seen.append(cache)
+
+    monkeypatch.setattr(fake, "make_engine", make)
+    opened(installed, provider="tensorrt")
+    assert seen == [cache_of(tmp_path)]
+    with FileLock(seen[0].with_suffix(".lock"), timeout=0):
+        pass
+
+
 def test_no_two_engines_share_a_cache(installed):
     made = installed()
 
-    def cache(content=b"weights", version="1.31.1", **options):
+    def cache(content=b"weights", version="1.31.1", beside=b"", **options):
         installed.model.write_bytes(content)
+        installed.model.with_name("m.onnx.data").write_bytes(beside)
         sys.modules["onnxruntime"].__version__ = version
         opened(installed, provider="tensorrt", **options)
         return made.sessions[-1].get_provider_options()[fake.TENSORRT]["trt_engine_cache_path"]
@@ -218,6 +281,7 @@ def test_no_two_engines_share_a_cache(installed):
     other_driver = {"gpu": {**FACTS, "driver": "550.54"}}
     others = [
         cache(b"other weights"),
+        cache(beside=b"weights that the model names"),
         cache(version="1.26.0"),
         cache(precision="fp16"),
         cache(batch_size=8),
@@ -308,6 +372,15 @@ def test_latencies_are_those_of_the_clock(installed, options, compute_ns, end_to
     assert measurement.intervals["end_to_end"].samples_ns == (end_to_end_ns,) * 5
 
 
+def test_inputs_have_arrived_before_anything_is_timed(installed):
+    made = installed()
+    session = opened(installed)
+    session.feed([images()])
+    began = made.clock.now
+    session.run()
+    assert made.clock.now - began == fake.COMPUTE_NS
+
+
 @pytest.mark.parametrize(("synchronous", "reasons"), [(True, []), (False, ["unsynchronised"])])
 def test_a_run_that_does_not_wait_is_found_out(installed, synchronous, reasons):
     made = installed(synchronous=synchronous)
@@ -356,7 +429,8 @@ def test_a_sound_case_is_measured(installed, tmp_path):
     assert isinstance(answer, Measured), answer
     assert answer.parity.max_error == 0
     assert answer.effective["compute_nodes"] == {fake.CUDA: 28}
-    assert answer.semantics == {}
+    assert answer.semantics.keys() == {"end_to_end"}
+    assert "pageable memory" in answer.semantics["end_to_end"]
     assert not {"misconfigured", "unsynchronised"} & {found.reason for found in answer.validity}
 
 
@@ -431,7 +505,7 @@ def test_the_path_of_a_gpu_computes_the_same_on_a_cpu(tmp_path):
     model = tmp_path / "m.onnx"
     model.write_bytes(small_model())
     session = onnxruntime.InferenceSession(model, providers=[fake.CPU])
-    run = subject.OrtGpuSession(session, model, setup_of(), [], "cpu")
+    run = subject.OrtGpuSession(session, model, setup_of(), list, "cpu")
     for seed in (1, 2):
         fed = images(seed=seed)
         run.feed([fed])

@@ -221,7 +221,7 @@ def test_an_engine_is_built_once_and_loaded_each_time(installed, tmp_path):
     effective = session.effective()
     assert effective["engine"] == "loaded"
     assert effective["tensorrt_nodes"] == [60, 40]
-    assert effective["operators_left"] == {"softmax": 1, "conv2d": 1}
+    assert effective["operators_left"] == {"softmax": 1, "pool2d": 1}
     assert effective["tensorrt_share"] == round(100 / 102, 3)
     assert (effective["tensorrt"], effective["tensorrt_compiled"]) == ("8.5.3", "8.5.3")
     assert (effective["built_with_cuda"], effective["precision"]) == ("11.8", "fp32")
@@ -244,6 +244,19 @@ def test_a_share_of_one_takes_a_profile_to_tell(installed, tmp_path, profiles, s
     session = opened(installed, tmp_path)
     session.feed([images()])
     assert session.effective().get("tensorrt_share") == share
+    doubts = [("unwatched", "Paddle doesn't tell which operators it computes outside of TensorRT")]
+    assert [(found.reason, found.evidence) for found in session.validity()] == ([] if profiles else doubts)
+
+
+@pytest.mark.parametrize("version", ["2.6.2", "3.0.0"])
+def test_what_computes_outside_of_tensorrt_is_misconfigured(installed, tensorrt, tmp_path, version):
+    left = {"softmax": 1, "depthwise_conv2d": 2, "multiply": 3, "elementwise_mul": 1, "fc": 1, "matmul_v2": 1}
+    installed(left=left, version=version)
+    session = opened(installed, tmp_path)
+    session.feed([images()])
+    assert [(found.reason, found.evidence) for found in session.validity()] == [
+        ("misconfigured", "computed outside of TensorRT: 2 depthwise_conv2d, 1 fc, 1 matmul_v2")
+    ]
 
 
 def test_an_engine_that_is_gone_is_made_anew_and_that_is_told(installed, tmp_path):
@@ -398,6 +411,7 @@ def test_a_sound_case_is_measured(installed, tmp_path, name):
     assert isinstance(answer, Measured), answer
     assert answer.parity.max_error == 0
     assert answer.effective["place"] == "gpu:0"
+    assert "pageable memory" in answer.semantics["end_to_end"]
 
 
 FAULTS = [

@@ -668,6 +668,16 @@ def test_a_plan_that_is_not_ours_is_never_loaded(bench, damage):
     assert bench.trt.loaded == []
 
 
+def test_what_to_remove_is_named_without_the_folder_of_the_cache(bench):
+    plan = bench.build()
+    entry = bench.folder / "cache/tensorrt/ab/abcd"
+    entry.mkdir(parents=True)
+    moved = plan.rename(entry / plan.name)
+    with pytest.raises(Failed, match=r"; remove tensorrt/ab/abcd from bench's cache \(BENCH_CACHE\); ") as raised:
+        bench.backend.open(moved, bench.setup())
+    assert str(bench.folder) not in str(raised.value)
+
+
 @pytest.mark.parametrize(
     ("other", "reason"),
     [
@@ -801,6 +811,42 @@ def test_trtexecs_figures_stand_beside_ours(bench, semantics, version):
     assert found["summary"]["queries"] >= 10
 
 
+def test_trtexecs_figures_leave_its_warm_up_out(make):
+    bench = make("10.16")
+    session = bench.open(bench.setup(semantics="trtexec-10"))
+    session.feed([images()])
+    trace, launch, engine = session.trace, session._launch, bench.trt.loaded[-1]
+
+    def heating_up(defaults):
+        warm_ns = bench.api.now_ns + 180_000_000
+
+        def launched():
+            engine["span_ns"] = 5_000_000 if bench.api.now_ns < warm_ns else 1_000_000
+            launch()
+
+        session._launch = launched
+        return trace(defaults)
+
+    session.trace = heating_up
+    measured(session, "compute")
+    figures = session.beside()["trtexec"]["summary"]
+    assert figures["compute"]["max"] == pytest.approx(1.0, rel=0.01)
+    assert 2.9 <= figures["walltime_s"] <= 3.1
+
+
+@pytest.mark.parametrize(("semantics", "flags"), [("trtexec-10", 1), ("trtexec-11", 0)])
+def test_waiting_is_as_in_that_trtexec(make, semantics, flags):
+    """1 is cudaEventBlockingSync."""
+    bench = make("10.16")
+    session = bench.open(bench.setup(semantics=semantics))
+    session.feed([images()])
+    waited = set()
+    wait = bench.api._cudaEventSynchronize
+    bench.api._cudaEventSynchronize = lambda event: waited.add(event.flags) or wait(event)
+    measured(session, "compute")
+    assert waited == {flags}
+
+
 def test_they_are_taken_only_if_asked(bench):
     session = bench.open()
     session.feed([images()])
@@ -811,8 +857,9 @@ def test_they_are_taken_only_if_asked(bench):
 def test_a_replayed_graph_says_that_it_is_one(bench):
     session = bench.open(bench.setup(cuda_graph="on"))
     session.feed([images()])
-    assert session.semantics() == {}
+    assert session.semantics().keys() == {"end_to_end"}
     measured(session, *ALL)
+    assert "pinned memory" in session.semantics()["end_to_end"]
     assert session.semantics().keys() == set(ALL)
     assert all("replay of a CUDA graph" in words for words in session.semantics().values())
 

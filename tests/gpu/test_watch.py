@@ -3,6 +3,7 @@
 import contextlib
 import time
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 from fakes import nvml as fake
@@ -40,6 +41,51 @@ def test_a_quiet_gpu_has_nothing_against_it_and_is_on_record():
     assert told["gpu"]["samples"] >= 2
     assert told["gpu"]["sm_clock"] == "constant"
     assert told["gpu"]["sm_clock_mhz_median"] == 1590
+    assert told["gpu"]["memory_used_bytes_before"] == told["gpu"]["memory_used_bytes_max"] == 300 * 2**20
+
+
+class Time:
+    """Passes by sleeping alone."""
+
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+def busy_until(moment, passed):
+    return lambda _: SimpleNamespace(gpu=90 if passed.now < moment else 3, memory=0)
+
+
+def test_what_our_own_previous_worker_did_is_waited_for():
+    passed = Time()
+    answers = {"nvmlDeviceGetUtilizationRates": busy_until(0.75, passed)}
+    with watching(GPU, opened(**answers), passed, passed.sleep) as seen:
+        pass
+    assert passed.now == pytest.approx(0.8)
+    assert seen.before.state.utilisation_percent == 3
+    _, found = seen.judge(Span(0, time.monotonic_ns(), PID, copies=False))
+    assert "contended" not in {each.reason for each in found}
+
+
+def test_others_who_go_on_are_not_waited_for():
+    passed = Time()
+    answers = {"nvmlDeviceGetUtilizationRates": busy_until(60, passed)}
+    with watching(GPU, opened(**answers), passed, passed.sleep) as seen:
+        passed.now = 60
+    assert seen.before.state.utilisation_percent == 90
+    _, found = seen.judge(Span(0, time.monotonic_ns(), PID, copies=False))
+    assert "contended" in {each.reason for each in found}
+
+
+def test_a_quiet_gpu_is_not_waited_for():
+    passed = Time()
+    with watching(GPU, opened(), passed, passed.sleep):
+        pass
+    assert passed.now == 0
 
 
 @pytest.mark.parametrize(
