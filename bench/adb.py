@@ -416,8 +416,8 @@ def _bounded(script: str, mark: str, timeout_s: float) -> str:
 def _stop(marks: Iterable[str]) -> str:
     """A script that kills what has one of these marks in its environment, and fails where something is left.
 
-    More than once, as it may be forking, and as the killed take a moment to be gone. Marks are searched for as patterns,
-    which they hold no special characters of: with -F, toybox 0.7.6 to 0.8.8 sees a file's first variable alone.
+    More than once, as it may be forking, and as the killed take a moment to be gone. Without `grep -F`, which in toybox
+    0.7.6 to 0.8.8 sees the first variable alone; marks hold no special characters.
     """
     wanted = " ".join(f"-e {JOB}={mark}" for mark in sorted(marks))
     return (

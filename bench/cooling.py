@@ -64,7 +64,8 @@ def wait_until_cool(
 ) -> Waited:
     """Looks until the thermal status is 0 and the CPU at most 3 °C warmer than at the start, but not beyond `limit_s`.
 
-    A CPU above 50 °C isn't cool whatever it had at the start, which is one look, maybe at a phone just used. At least 5 s pass, since a die cools in a second and a case doesn't; half a minute where neither can be read.
+    A CPU above 50 °C isn't cool whatever it had at the start, which is one look, maybe at a phone that was just in use.
+    At least 5 s pass, since a die cools in a second and a case doesn't; half a minute where neither can be read.
     """
     began = clock()
     first = now = look()

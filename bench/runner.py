@@ -328,7 +328,7 @@ def _with_answer(record: Record, answer: AnyAnswer) -> Record:
         telemetry=record.telemetry | answer.telemetry,
         requested=record.requested | answer.requested,
         validity=(*answer.validity, *_deviations(record, answer), *_unsteady(answer.measurement)),
-        semantics={name: SEMANTICS[name] for name in answer.measurement.intervals} | answer.semantics,
+        semantics={name: (SEMANTICS | answer.semantics)[name] for name in answer.measurement.intervals},
     )
 
 

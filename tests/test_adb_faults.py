@@ -230,3 +230,8 @@ def test_a_phone_that_comes_back_late_is_waited_for(daemon, server):
     daemon.lift()
     device.reconnect(PATIENCE_S)
     assert device.read("echo back") == "back\n"
+
+
+def test_the_page_says_how_many_combinations_are_tried():
+    page = " ".join((Path(__file__).parents[1] / "docs/phone.md").read_text(encoding="utf-8").split())
+    assert f"{len(TRIALS)} faults at each of {len(STEPS)} steps of the transport ({len(CASES)} combinations" in page

@@ -1,11 +1,14 @@
 """What the phone's tools print is read whole and exactly, or refused; nothing in between."""
 
+import os
 import random
 import re
 import zlib
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
+import lite_tool_main
 import pytest
 
 from bench.backends.paddle_lite import report
@@ -87,6 +90,18 @@ def test_every_recorded_report_gives_the_figures_that_it_shows(name):
 def test_memory_is_read_where_it_was_watched():
     assert report.parse(of_2_13("memory_profile")).memory == report.Memory(31926 * 2**20 // 1000, 54168 * 2**20 // 1000)
     assert report.parse(of_2_13()).memory is None
+
+
+def test_the_stand_in_says_what_its_phone_is(tmp_path, monkeypatch):
+    """As builds for Android do, so that runs on the loopback phone parse it."""
+    getprop = tmp_path / "getprop"
+    getprop.write_text("#!/bin/sh\necho the value of $1\n")
+    getprop.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    given = lite_tool_main.FLAGS | {"optimized_model_file": "/d/m.nb", "input_shape": "1,2", "backend": "x86"}
+    output = SimpleNamespace(shape=(1, 2), size=2, mean=lambda: 1.5, std=lambda: 0.5)
+    printed = lite_tool_main.report(given, output, 3.0, [1.5]) + "\n"
+    assert report.parse(printed).phone == {name: f"the value of {key}" for name, key in lite_tool_main.PHONE.items()}
 
 
 def test_2_11_says_that_it_cannot_watch_memory():

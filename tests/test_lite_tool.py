@@ -265,7 +265,9 @@ def test_versions(text, version):
     assert tool.version(text) == version
 
 
-@pytest.mark.parametrize("text", ["", "sh: benchmark_bin: not found\n", "benchmark_bin version a b\n", "benchmark_bin version 1\nDebug\n"])
+@pytest.mark.parametrize(
+    "text", ["", "sh: benchmark_bin: not found\n", "benchmark_bin version a b\n", "benchmark_bin version 1\nDebug\n"]
+)
 def test_a_version_that_is_none_fails(text):
     with pytest.raises(Failed, match=r"^the tool's version is not understood; it printed "):
         tool.version(text)

@@ -2,7 +2,7 @@
 
 Calls return what those of `cuda.bindings.runtime` 12.9 do: `(error, value)`, of a call without a value `(error,)`.
 Memory is this process's own, so that pointers are real. Work of a stream is done when the GPU's time for it has come
-and somebody has waited for that stream, or for one that waits for it; it is seen by nobody before. There is no stream 0.
+and somebody has waited for that stream, or for one that waits for it; it is seen by nobody before. Stream 0 is refused.
 """
 
 import ctypes

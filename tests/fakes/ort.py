@@ -60,7 +60,8 @@ class Clock:
 @dataclass
 class Behaviour:
     """`cuda` is "works", "unloadable" or "no driver"; `graph` maps an operator to how often the model has it, and
-    `on_cpu` are those that the GPU leaves; `unreadable` makes every engine so that TensorRT can't read it; `faults` are texts that the n-th inference is broken off with."""
+    `on_cpu` are those that the GPU leaves; `unreadable` makes every engine in the cache so that TensorRT can't read it;
+    `faults` are texts that the n-th inference is broken off with."""
 
     version: str = "1.31.1"
     available: tuple = (TENSORRT, CUDA, CPU)
@@ -212,9 +213,7 @@ def make_engine(behaviour, cache):
     """Makes the engine in the folder, or reads the one that is there."""
     file = cache / "TensorrtExecutionProvider_TRTKernel_graph_g_0_0_sm75.engine"
     if behaviour.unreadable or (file.exists() and file.read_bytes() != b"an engine"):
-        raise EPFail(
-            f"[ONNXRuntimeError] : 11 : EP_FAIL : TensorRT EP could not deserialize engine from cache: {file}"
-        )
+        raise EPFail(f"[ONNXRuntimeError] : 11 : EP_FAIL : TensorRT EP could not deserialize engine from cache: {file}")
     file.write_bytes(b"an engine")
 
 

@@ -271,7 +271,8 @@ def test_summary():
     assert (found["power_mw_min"], found["power_mw_median"], found["power_mw_max"]) == (65000, 65000, 69000)
     assert found["temperature_c_max"] == 70
     assert (found["memory_used_bytes_before"], found["memory_used_bytes_max"]) == (None, None)
-    grown = summary(at_rest(state={"memory_used_bytes": 1}), load({"memory_used_bytes": 7}, {"memory_used_bytes": 5}), REST)
+    during = load({"memory_used_bytes": 7}, {"memory_used_bytes": 5})
+    grown = summary(at_rest(state={"memory_used_bytes": 1}), during, REST)
     assert (grown["memory_used_bytes_before"], grown["memory_used_bytes_max"]) == (1, 7)
     assert {name: times for name, times in found["events"].items() if times} == {
         "SwPowerCap": 2,

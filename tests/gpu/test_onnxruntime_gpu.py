@@ -226,19 +226,18 @@ def cache_of(tmp_path):
 
 
 def test_an_engine_that_tensorrt_cannot_read_is_made_anew(installed, tmp_path):
-    made = installed()
+    installed()
     opened(installed, provider="tensorrt")
     (file,) = cache_of(tmp_path).iterdir()
     file.write_bytes(b"half an eng")
     (cache_of(tmp_path) / "old.timing").write_bytes(b"")
     opened(installed, provider="tensorrt")
     assert [(each.name, each.read_bytes()) for each in cache_of(tmp_path).iterdir()] == [(file.name, b"an engine")]
-    assert len(made.sessions) == 3  # with the one that looks at the inputs of the second, those that opened
 
 
 def test_one_that_it_never_can_read_is_a_reason_without_a_path(installed, tmp_path):
     installed(unreadable=True)
-    with pytest.raises(Failed, match="^ONNX Runtime can't read an engine that it keeps; could not des") as raised:
+    with pytest.raises(Failed, match=r"^ONNX Runtime can't read an engine that it keeps; could not des") as raised:
         opened(installed, provider="tensorrt")
     assert str(tmp_path) not in str(raised.value)
 

@@ -815,6 +815,7 @@ def test_trtexecs_figures_leave_its_warm_up_out(make):
     bench = make("10.16")
     session = bench.open(bench.setup(semantics="trtexec-10"))
     session.feed([images()])
+    session.run()
     trace, launch, engine = session.trace, session._launch, bench.trt.loaded[-1]
 
     def heating_up(defaults):

@@ -67,7 +67,7 @@ def test_what_our_own_previous_worker_did_is_waited_for():
         pass
     assert passed.now == pytest.approx(0.8)
     assert seen.before.state.utilisation_percent == 3
-    _, found = seen.judge(Span(0, time.monotonic_ns(), PID, copies=False))
+    _, found = seen.judge(Span([(0, time.monotonic_ns())], PID, copies=False))
     assert "contended" not in {each.reason for each in found}
 
 
@@ -77,7 +77,7 @@ def test_others_who_go_on_are_not_waited_for():
     with watching(GPU, opened(**answers), passed, passed.sleep) as seen:
         passed.now = 60
     assert seen.before.state.utilisation_percent == 90
-    _, found = seen.judge(Span(0, time.monotonic_ns(), PID, copies=False))
+    _, found = seen.judge(Span([(0, time.monotonic_ns())], PID, copies=False))
     assert "contended" in {each.reason for each in found}
 
 

@@ -93,6 +93,7 @@ class Phone:
         self.is_read_only = False
         self._properties = {**PROPERTIES, **properties}
         self._sessions: list[subprocess.Popen[bytes]] = []
+        self._leaders: dict[int, str] = {}  # when each session's first process began
         self._status = 0
         tree = folder.resolve() / "tree"
         for name in ("data/local/tmp", "sdcard", "system/bin", "system/dumpsys", "system/settings", "sys"):
@@ -162,6 +163,7 @@ class Phone:
             stderr=subprocess.PIPE if apart else subprocess.STDOUT,
         )
         self._sessions.append(process)
+        self._leaders[process.pid] = _state(Path(f"/proc/{process.pid}")).start
         return process
 
     def running(self) -> list[str]:
@@ -295,19 +297,28 @@ class Phone:
         file.write_text(text)
 
     def _pids(self) -> list[int]:
-        """Of all processes, zombies apart, in the sessions that were started for commands."""
-        sessions = {session.pid for session in self._sessions}
-        states = {int(folder.name): _state(folder) for folder in Path("/proc").glob("[0-9]*")}
-        return [pid for pid, (state, session) in states.items() if session in sessions and state not in "ZX"]
+        """Of all processes, zombies apart, in the sessions that were started for commands.
+
+        A session's number may since have been given to somebody else's, whose first process began later.
+        """
+        found = {int(folder.name): _state(folder) for folder in Path("/proc").glob("[0-9]*")}
+        ours = {number for number, start in self._leaders.items() if number not in found or found[number].start == start}
+        return [pid for pid, process in found.items() if process.session in ours and process.state not in "ZX"]
 
 
-def _state(folder: Path) -> tuple[str, int]:
-    """A process's state and its session."""
+class _State(NamedTuple):
+    state: str
+    session: int
+    start: str
+
+
+def _state(folder: Path) -> _State:
+    """Of a process: X is one that is gone."""
     try:
         words = (folder / "stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return "X", 0
-    return words[0], int(words[3])
+        return _State("X", 0, "")
+    return _State(words[0], int(words[3]), words[19])
 
 
 def _command_of(pid: int) -> str:

@@ -198,3 +198,9 @@ def test_a_fault_gives_the_right_figures_or_one_line(daemon, server, setup, limi
     sweep_as_another(daemon.serial)
     assert daemon.phone.leftovers() == []
     assert daemon.phone.running() == []
+
+
+def test_the_page_says_how_many_combinations_are_tried():
+    page = " ".join((Path(__file__).parents[2] / "docs/phone.md").read_text(encoding="utf-8").split())
+    assert f"{len(TRIALS)} faults is tried at each of {len(STEPS)} steps of a session where it can strike" in page
+    assert f"({len(CASES)} combinations, `tests/phone/test_faults.py`)" in page

@@ -273,9 +273,9 @@ def test_every_case_is_measured(done, lite, served):
         samples = record.measurement.intervals["compute"]
         assert len(samples.samples_ns) == 3
         assert samples.loops >= 30
-        for start in record.telemetry["phone"]["starts"]:
-            assert 0 < start["min_ns"] <= start["avg_ns"] <= start["max_ns"]
-            assert start["loops"] == samples.loops
+        for each in record.telemetry["phone"]["starts"]:
+            assert 0 < each["min_ns"] <= each["avg_ns"] <= each["max_ns"]
+            assert each["loops"] == samples.loops
         assert min(samples.samples_ns) > 0
         assert record.parity.max_error < 1e-4
         assert record.parity.images == 8

@@ -309,7 +309,7 @@ def test_a_slow_model_is_given_its_share_of_the_time_limit(opened, benchmark_bin
 
     monkeypatch.setattr(session, "_start", noted)
     session.measure(Settings(timeout_s=600))
-    assert asked == [200.0] * 3
+    assert asked == [200.0] * 4  # a short one first
 
 
 # Tools
@@ -382,7 +382,7 @@ def test_a_model_by_another_paddle_lite_than_the_tools_is_said(opened, request, 
     checked(session)
     session.measure(Settings(iterations=3))
     words = f"the model was converted by Paddle Lite v2.13-rc, the tool is of {lite}"
-    assert evidence(session, "misconfigured") == [words] * differs
+    assert [line for line in evidence(session, "misconfigured") if "converted" in line] == [words] * differs
 
 
 def test_only_compute_is_timed_on_a_phone(opened, benchmark_bin):

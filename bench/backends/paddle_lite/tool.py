@@ -30,9 +30,11 @@ LOADERS = {1: "/system/bin/linker", 2: "/system/bin/linker64"}
 SYSTEM_LIBRARIES = frozenset(
     f"lib{name}.so"
     for name in (
-        "c m dl log z android stdc++ EGL GLESv1_CM GLESv2 GLESv3 OpenSLES OpenMAXAL jnigraphics nativewindow mediandk "
-        "aaudio camera2ndk neuralnetworks sync vulkan binder_ndk amidi nativehelper"
-    ).split()
+        *("c", "m", "dl", "log", "z", "android", "stdc++"),
+        *("EGL", "GLESv1_CM", "GLESv2", "GLESv3", "vulkan", "nativewindow", "jnigraphics", "sync"),
+        *("OpenSLES", "OpenMAXAL", "aaudio", "amidi", "mediandk", "camera2ndk"),
+        *("neuralnetworks", "binder_ndk", "nativehelper"),
+    )
 )
 
 #: where the program lies in a Paddle Lite folder; ours first, since it reports every sample
