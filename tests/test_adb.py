@@ -524,6 +524,13 @@ class TestPhone:
         phone.set_battery(level=41, charging=False)
         assert "level: 41\n" in device.read(["dumpsys", "battery"])
 
+    def test_a_session_whose_number_was_given_out_again_is_not_its_own(self, phone):
+        with subprocess.Popen(["sleep", "600"], start_new_session=True) as other:
+            phone._leaders[other.pid] = "1"
+            assert phone.running() == []
+            del phone._leaders[other.pid]
+            other.kill()
+
     def test_its_settings_are_kept_and_its_tools_noted(self, device, phone):
         assert device.read(["settings", "get", "global", "low_power"]) == "null\n"
         device.read("settings put global low_power 1; svc power stayon false; input keyevent 223")

@@ -1,5 +1,6 @@
 """Paddle Lite on this machine: the fix-up of programs, what a .nb says of itself, and the outputs of real models."""
 
+import os
 import struct
 from pathlib import Path
 
@@ -247,7 +248,7 @@ def test_a_file_that_is_no_program_is_named(tmp_path, content, fault):
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory):
     if absent := homes.missing(BACKEND):
-        pytest.fail(absent)
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(absent)
     return Workshop(Cache(tmp_path_factory.mktemp("cache")), ONCE, environment.cpus_available(), Quiet().say)
 
 

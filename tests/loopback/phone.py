@@ -302,7 +302,9 @@ class Phone:
         A session's number may since have been given to somebody else's, whose first process began later.
         """
         found = {int(folder.name): _state(folder) for folder in Path("/proc").glob("[0-9]*")}
-        ours = {number for number, start in self._leaders.items() if number not in found or found[number].start == start}
+        ours = {
+            number for number, start in self._leaders.items() if number not in found or found[number].start == start
+        }
         return [pid for pid, process in found.items() if process.session in ours and process.state not in "ZX"]
 
 
