@@ -10,6 +10,18 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from bench.errors import EXPORT_AGAIN, BenchError, Failed, Unavailable, UsageError, last_line
 from bench.gpu import causes
 from bench.overhear import standard_error
+from bench.paddle_api import (
+    Configuration,
+    Event,
+    Framework,
+    Inference,
+    Paddle,
+    Predictor,
+    Profiling,
+    Tensor,
+    TensorDescription,
+    VariableTypes,
+)
 from bench.schema import Input, Validity
 from bench.synchrony import unsynchronised
 from bench.timing import Clock
@@ -23,6 +35,13 @@ if TYPE_CHECKING:
 GPU = 0
 PLACE = f"gpu:{GPU}"
 MEMORY_POOL_MB = 100  # at first; it grows
+
+
+def inference_api() -> Inference:
+    from paddle import inference
+
+    module: Inference = inference
+    return module
 
 
 def require_whole(parameters: Path) -> None:
@@ -107,7 +126,8 @@ def fed(program: Path) -> tuple[Input, ...]:
     from google.protobuf.message import DecodeError
     from paddle.base.proto import framework_pb2
 
-    description = framework_pb2.ProgramDesc()
+    framework: Framework = framework_pb2
+    description = framework.ProgramDesc()
     try:
         description.ParseFromString(program.read_bytes())
     except (DecodeError, OSError) as error:
@@ -117,17 +137,18 @@ def fed(program: Path) -> tuple[Input, ...]:
     names = [op.outputs[0].arguments[0] for block in blocks for op in block.ops if op.type == "feed"]
     if not names:
         raise UsageError(f"Paddle cannot read {program}", "it takes no input", EXPORT_AGAIN)
-    return tuple(_input(name, variables[name].type, framework_pb2.VarType) for name in names)
+    return tuple(_input(name, variables[name].type, framework.VarType) for name in names)
 
 
-def _input(name: str, type_: Any, types: Any) -> Input:
+def _input(name: str, type_: Any, types: VariableTypes) -> Input:
+    tensor: TensorDescription
     # Paddle 3 has renamed what Paddle 2 calls lod_tensor.
     tensor = getattr(type_, "dense_tensor" if hasattr(type_, "dense_tensor") else "lod_tensor").tensor
     shape = tuple(size if size > 0 else None for size in tensor.dims)
     return Input(name=name, shape=shape, type=NUMPY.get(types.Type.Name(tensor.data_type), "unknown"))
 
 
-def require_gpu(paddle: Any) -> None:
+def require_gpu(paddle: Paddle) -> None:
     """Raises Unavailable where this Paddle can use no GPU.
 
     It comes before anything else: without a GPU, `set_device`, `synchronize` and a tensor on a GPU end the process with
@@ -145,20 +166,18 @@ def require_gpu(paddle: Any) -> None:
     raise nothing
 
 
-def use_gpu(config: Any) -> None:
+def use_gpu(config: Configuration) -> None:
     """Raises Unavailable where Paddle takes no notice."""
     config.enable_use_gpu(MEMORY_POOL_MB, GPU)
     if not config.use_gpu():
         raise Unavailable("this PaddlePaddle is a build for CPUs", "enable_use_gpu had no effect", causes.PADDLE)
 
 
-def config_of(engine: Path) -> Any:
+def config_of(engine: Path) -> Configuration:
     """A configuration for a model file with its parameters beside it. Raises Failed where those are cut off."""
-    from paddle import inference
-
     parameters = engine.with_suffix(".pdiparams")
     require_whole(parameters)
-    config = inference.Config(str(engine), str(parameters))
+    config = inference_api().Config(str(engine), str(parameters))
     if engine.suffix == ".json":
         # Without both, memory_optim fails on a .json model (`Not find predictor_id 0`).
         config.enable_new_ir(True)
@@ -166,15 +185,15 @@ def config_of(engine: Path) -> Any:
     return config
 
 
-def predictor_of(config: Any, engine: Path) -> tuple[Any, str]:
+def predictor_of(config: Configuration, engine: Path) -> tuple[Predictor, str]:
     """The predictor, and what was logged on the way. Raises a cause that is known of GPUs, Failed otherwise."""
-    from paddle import inference
-
+    inference = inference_api()
+    error: Exception | None = None
     with standard_error() as log:
         try:
-            predictor, error = inference.create_predictor(config), None
+            predictor = inference.create_predictor(config)
         except (RuntimeError, ValueError, OSError) as raised:
-            predictor, error = None, raised
+            error = raised
     if error is not None:
         otherwise = Failed(f"Paddle cannot open {engine.name}", said(error, engine))
         raise causes.explained(f"{log.text}\n{error}", otherwise) from error
@@ -195,16 +214,16 @@ class GpuPredictor:
 
     clock: Clock
 
-    def __init__(self, predictor: Any, engine: Path) -> None:
+    def __init__(self, predictor: Predictor, engine: Path) -> None:
         import paddle
 
-        self._paddle = paddle
+        self._paddle: Paddle = paddle
         self._predictor = predictor
         self._engine = engine
         self._inputs = [predictor.get_input_handle(name) for name in predictor.get_input_names()]
         self._outputs = [predictor.get_output_handle(name) for name in predictor.get_output_names()]
         self._arrays: Arrays = []
-        self._tensors: list[Any] = []
+        self._tensors: list[Tensor] = []
 
     def feed(self, inputs: "Arrays") -> None:
         place = self._paddle.CUDAPlace(GPU)
@@ -253,7 +272,7 @@ class GpuPredictor:
         self._arrays, self._tensors = [], []
 
 
-def versions_of(paddle: Any) -> dict[str, str]:
+def versions_of(paddle: Paddle) -> dict[str, str]:
     """The CUDA and cuDNN that this Paddle was built with."""
     return {"built_with_cuda": str(paddle.version.cuda()), "built_with_cudnn": str(paddle.version.cudnn())}
 
@@ -262,7 +281,8 @@ def executed(run: Callable[[], object]) -> list[str]:
     """The types of the operators that `run()` executes, such as conv2d and tensorrt_engine, by Paddle's profiler."""
     from paddle import profiler
 
-    watch = profiler.Profiler(targets=[profiler.ProfilerTarget.CPU], on_trace_ready=lambda _: None)
+    profiling: Profiling = profiler
+    watch = profiling.Profiler(targets=[profiling.ProfilerTarget.CPU], on_trace_ready=lambda _: None)
     watch.start()
     try:
         run()
@@ -272,7 +292,7 @@ def executed(run: Callable[[], object]) -> list[str]:
     return [name.rpartition(".")[2] for root in roots for name in _operators(root)]
 
 
-def _operators(node: Any) -> Iterator[str]:
+def _operators(node: Event) -> Iterator[str]:
     if str(node.type).endswith(".Operator"):
         yield node.name
         return

@@ -160,7 +160,7 @@ def measure(job: Measure) -> Measured:
                 telemetry=account.telemetry,
                 validity=account.validity,
                 requested=account.requested,
-                semantics=account.semantics,
+                semantics=semantics,
             )
     facts = telemetry.between(before, after) | beside
     if job.setup.device.kind == "gpu":  # for whoever watches the GPU from outside

@@ -29,10 +29,9 @@ KNOWN = ("paddle", "paddle_tensorrt", "onnxruntime", "openvino", "tensorrt", "pa
 class Account(Frozen, frozen=True):
     """What a device that computes elsewhere says of a measurement, in place of what this process would see of itself.
 
-    `requested`, `effective` and `telemetry` are added to the record's, `semantics` take the place of the usual ones.
+    `requested`, `effective` and `telemetry` are added to the record's.
     """
 
-    semantics: dict[str, str] = {}
     requested: dict[str, Any] = {}
     effective: dict[str, Any] = {}
     telemetry: dict[str, Any] = {}

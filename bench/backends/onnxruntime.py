@@ -11,17 +11,19 @@ import json
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from bench import ort_api
 from bench.backends import BaseBackend, Session, Setup, complaint
 from bench.catalog import HardwareProfile
 from bench.errors import EXPORT_AGAIN, Failed, Unavailable, Unsupported, UsageError
 from bench.gpu import causes
+from bench.ort_api import Ort
 from bench.overhear import standard_error
 from bench.schema import Input, Validity
 from bench.synchrony import unsynchronised
@@ -44,22 +46,28 @@ FLOAT16 = 10  # onnx.TensorProto.FLOAT16
 DAMAGED_CACHE = "could not deserialize engine from cache"
 
 
+def _ort() -> Ort:
+    import onnxruntime
+
+    module: Ort = onnxruntime
+    return module
+
+
 class OrtSession(Session):
     """Inputs and outputs are bound once; `run` is `run_with_iobinding`. The input is the fed array's own memory."""
 
-    def __init__(self, session: Any, threads: int) -> None:
+    def __init__(self, session: ort_api.Session, threads: int) -> None:
         self._session = session
         self._threads = threads
         self._binding = session.io_binding()
         self._feeds: dict[str, Any] = {}
 
     def feed(self, inputs: "Arrays") -> None:
-        from onnxruntime import OrtValue
-
+        values = _ort().OrtValue
         names = [node.name for node in self._session.get_inputs()]
         self._feeds = dict(zip(names, inputs, strict=True))
         for name, array in self._feeds.items():
-            self._binding.bind_ortvalue_input(name, OrtValue.ortvalue_from_numpy(array))
+            self._binding.bind_ortvalue_input(name, values.ortvalue_from_numpy(array))
         for node in self._session.get_outputs():
             self._binding.bind_output(node.name)
 
@@ -86,7 +94,7 @@ class OrtSession(Session):
         self._feeds = {}
 
 
-def _nodes(session: Any) -> list[tuple[str, str]]:
+def _nodes(session: ort_api.Session) -> list[tuple[str, str]]:
     """(provider, operator) of each node as the graph was divided up; empty where ONNX Runtime is too old to say."""
     if not hasattr(session, "get_provider_graph_assignment_info"):
         return []
@@ -94,7 +102,7 @@ def _nodes(session: Any) -> list[tuple[str, str]]:
     return [(part.ep_name, node.op_type) for part in parts for node in part.get_nodes()]
 
 
-def _precision(session: Any, operators: list[str]) -> str:
+def _precision(session: ort_api.Session, operators: list[str]) -> str:
     """The CPU provider keeps to the graph's types, except that it has hardly a kernel for fp16 and computes in fp32."""
     if any(mark in operator for operator in operators for mark in QUANTISED):
         return "int8"
@@ -111,7 +119,12 @@ class OrtGpuSession(Session):
     """
 
     def __init__(
-        self, session: Any, engine: Path, setup: Setup, placement: Callable[[], list[tuple[str, str]]], place: str
+        self,
+        session: ort_api.Session,
+        engine: Path,
+        setup: Setup,
+        placement: Callable[[], list[tuple[str, str]]],
+        place: str,
     ) -> None:
         self._session = session
         self._engine = engine
@@ -120,8 +133,8 @@ class OrtGpuSession(Session):
         self._place = place
         self._binding = session.io_binding()
         self._feeds: dict[str, Any] = {}
-        self._inputs: dict[str, Any] = {}
-        self._outputs: list[Any] = []
+        self._inputs: dict[str, ort_api.Value] = {}
+        self._outputs: list[ort_api.Value] = []
         # The copies of `Session.run` have no fixed addresses, which a graph that was captured needs.
         self._replays = setup.options["cuda_graph"] == "on"
 
@@ -144,19 +157,18 @@ class OrtGpuSession(Session):
             raise self._broken_off(error) from error
 
     def _bind(self) -> None:
-        from onnxruntime import OrtValue
-
+        values = _ort().OrtValue
         self._binding.clear_binding_inputs()
         self._binding.clear_binding_outputs()
         self._inputs = {
-            name: OrtValue.ortvalue_from_numpy(array, self._place, GPU) for name, array in self._feeds.items()
+            name: values.ortvalue_from_numpy(array, self._place, GPU) for name, array in self._feeds.items()
         }
         for name, value in self._inputs.items():
             self._binding.bind_ortvalue_input(name, value)
         self._outputs = []
         for node in self._session.get_outputs():
             shape = _shape(node.shape, self._setup.case.batch_size)
-            value = OrtValue.ortvalue_from_shape_and_type(shape, _numpy_type(node.type), self._place, GPU)
+            value = values.ortvalue_from_shape_and_type(shape, _numpy_type(node.type), self._place, GPU)
             self._binding.bind_ortvalue_output(node.name, value)
             self._outputs.append(value)
 
@@ -248,7 +260,7 @@ def _misplaced(nodes: list[tuple[str, str]], wanted: str) -> list[str]:
     return [f"{count} {kind} on {provider}, not {wanted}" for (provider, kind), count in sorted(counted.items())]
 
 
-def _shape(shape: list[Any], batch_size: int) -> list[int]:
+def _shape(shape: Sequence[int | str | None], batch_size: int) -> list[int]:
     """An output's, with the batch where it is open. Raises Unsupported for one that leaves more than that open."""
     first, *rest = [size if isinstance(size, int) and size > 0 else None for size in shape] or [None]
     if None in rest:
@@ -318,15 +330,13 @@ def _told(setup: Setup) -> list[str]:
 
 def _engine_cache(engine: Path, setup: Setup) -> Path:
     """A folder for all that an engine of TensorRT depends on: its own names in there cover neither weights nor GPU."""
-    import onnxruntime
-
     # with packages that other Pythons may lack
     from bench.artifacts import default_root, files_sha256, key_of, model_files
 
     gpu = setup.found.get("gpu", {})
     parts = {
         "model": files_sha256(*model_files(engine)),
-        "onnxruntime": onnxruntime.__version__,
+        "onnxruntime": _ort().__version__,
         "gpu": [str(gpu.get(name, "")) for name in ("name", "capability", "driver")],
         "case": [setup.device.name, setup.case.precision, setup.case.batch_size, setup.options],
     }
@@ -354,9 +364,7 @@ def _fixed_shapes(engine: Path, setup: Setup) -> str:
 
 
 def _inputs(source: Path) -> tuple[Input, ...]:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(source, providers=[CPU])
+    session = _ort().InferenceSession(source, providers=[CPU])
     return tuple(
         Input(
             name=node.name,
@@ -367,7 +375,7 @@ def _inputs(source: Path) -> tuple[Input, ...]:
     )
 
 
-def _load_libraries(onnxruntime: Any) -> None:
+def _load_libraries(onnxruntime: Ort) -> None:
     """Those of CUDA, cuDNN and TensorRT that came as Python packages, which lie where no loader looks."""
     if hasattr(onnxruntime, "preload_dlls"):
         onnxruntime.preload_dlls()
@@ -376,7 +384,7 @@ def _load_libraries(onnxruntime: Any) -> None:
             importlib.import_module("tensorrt_libs")
 
 
-def _require_cuda(onnxruntime: Any) -> None:
+def _require_cuda(onnxruntime: Ort) -> None:
     """Raises the cause where one number can't be brought to the GPU, which takes CUDA, a driver and the GPU."""
     import numpy as np
 
@@ -422,7 +430,7 @@ class Backend(BaseBackend):
         return frozenset({"fp32"}) if kind == "cpu" else self.precisions
 
     def probe(self, device: HardwareProfile) -> str:
-        onnxruntime = self.runtime(device)
+        onnxruntime: Ort = self.runtime(device)
         wanted, available = PROVIDERS[device.kind], onnxruntime.get_available_providers()
         if wanted not in available:
             raise Unavailable(
@@ -432,7 +440,7 @@ class Backend(BaseBackend):
             )
         if device.kind == "gpu":
             _require_cuda(onnxruntime)
-        return str(onnxruntime.__version__)
+        return onnxruntime.__version__
 
     def inspect(self, source: Path) -> tuple[Input, ...]:
         try:
@@ -447,8 +455,7 @@ class Backend(BaseBackend):
         settings = _settings(setup)
         if setup.device.kind == "gpu":
             return _open_on_gpu(engine, setup, settings)
-        import onnxruntime
-
+        onnxruntime = _ort()
         process = psutil.Process()
         others = process.num_threads() - 1  # the calling thread works, too
         try:
@@ -468,9 +475,8 @@ def _refuse_types(engine: Path, setup: Setup) -> None:
         )
 
 
-def _settings(setup: Setup) -> Any:
-    import onnxruntime
-
+def _settings(setup: Setup) -> ort_api.Options:
+    onnxruntime = _ort()
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = setup.case.threads
     settings.inter_op_num_threads = 1
@@ -487,13 +493,11 @@ def _settings(setup: Setup) -> Any:
     return settings
 
 
-def _open_on_gpu(engine: Path, setup: Setup, settings: Any) -> Session:
-    import onnxruntime
-
+def _open_on_gpu(engine: Path, setup: Setup, settings: ort_api.Options) -> Session:
     # Besides the session itself, the time of opening holds these: whether CUDA works, whether weights are fp16, and for
     # TensorRT the hash of the model's files and its inputs, all of which are needed before there can be a session.
     _refuse_types(engine, setup)
-    _require_cuda(onnxruntime)
+    _require_cuda(_ort())
     opener = _opener(engine, setup)
     session = opener(settings)
 
@@ -504,7 +508,7 @@ def _open_on_gpu(engine: Path, setup: Setup, settings: Any) -> Session:
     return OrtGpuSession(session, engine, setup, placement, "cuda")
 
 
-def _opener(engine: Path, setup: Setup) -> Callable[[Any], Any]:
+def _opener(engine: Path, setup: Setup) -> Callable[[ort_api.Options], ort_api.Session]:
     """What makes a session of some settings on the provider asked for."""
     cuda = (CUDA, _cuda_options(setup))
     if _wanted(setup) == CUDA:
@@ -514,7 +518,9 @@ def _opener(engine: Path, setup: Setup) -> Callable[[Any], Any]:
     return lambda settings: _cached_session(engine, settings, providers, cache)
 
 
-def _cached_session(engine: Path, settings: Any, providers: list[tuple[str, dict[str, str]]], cache: Path) -> Any:
+def _cached_session(
+    engine: Path, settings: ort_api.Options, providers: list[tuple[str, dict[str, str]]], cache: Path
+) -> ort_api.Session:
     """As `_session`, with engines of TensorRT in a folder. One that it can't read is thrown away, and made once more.
 
     All engines are made and read while a session is made, as all shapes are fixed.
@@ -531,14 +537,13 @@ def _cached_session(engine: Path, settings: Any, providers: list[tuple[str, dict
 
 
 def _session(
-    engine: Path, settings: Any, providers: list[tuple[str, dict[str, str]]], cache: Path | None = None
-) -> Any:
+    engine: Path, settings: ort_api.Options, providers: list[tuple[str, dict[str, str]]], cache: Path | None = None
+) -> ort_api.Session:
     """Raises Unavailable, or what else is behind it, where anything but the first of `providers` would compute.
 
     Reasons name neither the model's folder nor `cache`: records get published.
     """
-    import onnxruntime
-
+    onnxruntime = _ort()
     wanted = providers[0][0]
     error: Exception | None = None
     with standard_error() as log:
@@ -558,14 +563,14 @@ def _session(
     return session
 
 
-def _profiling(setup: Setup) -> Any:
+def _profiling(setup: Setup) -> ort_api.Options:
     settings = _settings(setup)
     settings.enable_profiling = True
     settings.profile_file_prefix = str(Path(tempfile.mkdtemp()) / "nodes")
     return settings
 
 
-def _profiled(opened: Callable[[], Any], setup: Setup) -> list[tuple[str, str]]:
+def _profiled(opened: Callable[[], ort_api.Session], setup: Setup) -> list[tuple[str, str]]:
     """(provider, operator) of each node that one inference of a profiled session executes."""
     import numpy as np
 

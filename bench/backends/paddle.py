@@ -11,11 +11,13 @@ from bench.backends import BaseBackend, Session, Setup
 from bench.catalog import HardwareProfile
 from bench.errors import EXPORT_AGAIN, Failed, UsageError
 from bench.overhear import redirected
+from bench.paddle_api import Configuration, Paddle
 from bench.paddle_inference import (
     PLACE,
     GpuPredictor,
     config_of,
     fed,
+    inference_api,
     predictor_of,
     require_gpu,
     said,
@@ -34,10 +36,8 @@ TYPES = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "s8": "int8", "u8": "int8
 class PaddleSession(Session):
     """A predictor with tensors of its own, into which inputs are copied."""
 
-    def __init__(self, config: Any) -> None:
-        from paddle import inference
-
-        self._predictor = inference.create_predictor(config)
+    def __init__(self, config: Configuration) -> None:
+        self._predictor = inference_api().create_predictor(config)
         self._config = config
         self._inputs = [self._predictor.get_input_handle(name) for name in self._predictor.get_input_names()]
         self._outputs = [self._predictor.get_output_handle(name) for name in self._predictor.get_output_names()]
@@ -117,10 +117,15 @@ def _primitive(line: str) -> tuple[str, str]:
     return kind, source[4:].partition(":")[0] if kind in {"convolution", "inner_product", "matmul"} else ""
 
 
-def _onednn() -> Any:
+def _paddle() -> Paddle:
     import paddle
 
-    libraries = sorted((Path(paddle.__file__).parent / "libs").glob("libdnnl.so*"))
+    module: Paddle = paddle
+    return module
+
+
+def _onednn() -> ctypes.CDLL | None:
+    libraries = sorted((Path(_paddle().__file__).parent / "libs").glob("libdnnl.so*"))
     return ctypes.CDLL(str(libraries[0])) if libraries else None
 
 
@@ -157,16 +162,15 @@ class Backend(BaseBackend):
         return environ | ({"NVIDIA_TF32_OVERRIDE": "0"} if options.get("tf32") == "off" else {})
 
     def probe(self, device: HardwareProfile) -> str:
-        paddle = self.runtime(device)
+        paddle: Paddle = self.runtime(device)
         if device.kind == "gpu":
             require_gpu(paddle)
-        return str(paddle.__version__)
+        return paddle.__version__
 
     def inspect(self, source: Path) -> tuple[Input, ...]:
         if source.suffix == ".pdmodel":
             return fed(source)
-        import paddle
-
+        paddle = _paddle()
         try:
             specs = paddle.jit.load(str(source.with_suffix("")))._input_spec()
         except Exception as error:  # it raises what its C++ side throws
@@ -199,9 +203,7 @@ class Backend(BaseBackend):
             raise Failed(f"Paddle cannot open {engine.name}", said(error, engine)) from error
 
 
-def _on_gpu(config: Any, engine: Path) -> Session:
-    import paddle
-
-    require_gpu(paddle)
+def _on_gpu(config: Configuration, engine: Path) -> Session:
+    require_gpu(_paddle())
     use_gpu(config)
     return GpuSession(predictor_of(config, engine)[0], engine)

@@ -22,11 +22,13 @@ from bench.catalog import HardwareProfile
 from bench.errors import EXPORT_AGAIN, BenchError, Failed, Unavailable, Unsupported
 from bench.gpu import causes
 from bench.overhear import standard_error
+from bench.paddle_api import Configuration, Export, Paddle, Predictor
 from bench.paddle_inference import (
     PLACE,
     GpuPredictor,
     config_of,
     executed,
+    inference_api,
     predictor_of,
     require_gpu,
     said,
@@ -68,7 +70,7 @@ class Built(Frozen, frozen=True):
 class TensorRtSession(GpuPredictor, Session):
     """`built` is what is known of the engine, `versions` those of TensorRT: compiled with, and found at run time."""
 
-    def __init__(self, predictor: Any, engine: Path, setup: Setup, built: Built, rebuilt: bool) -> None:
+    def __init__(self, predictor: Predictor, engine: Path, setup: Setup, built: Built, rebuilt: bool) -> None:
         super().__init__(predictor, engine)
         self._setup = setup
         self._built = built
@@ -136,8 +138,7 @@ def _computes(operator: str) -> bool:
 
 
 def _versions() -> dict[str, str]:
-    from paddle import inference
-
+    inference = inference_api()
     compiled, running = inference.get_trt_compile_version(), inference.get_trt_runtime_version()
     return {"tensorrt_compiled": _dotted(compiled), "tensorrt": _dotted(running)}
 
@@ -188,10 +189,10 @@ class Backend(BaseBackend):
         return {"NVIDIA_TF32_OVERRIDE": "0"} if options["tf32"] == "off" else {}
 
     def probe(self, device: HardwareProfile) -> str:
-        paddle = self.runtime(device)
+        paddle: Paddle = self.runtime(device)
         require_gpu(paddle)
         _require_tensorrt(paddle)
-        return str(paddle.__version__)
+        return paddle.__version__
 
     def variant(self, setup: Setup) -> dict[str, str]:
         """Paddle's own cache looks at neither weights nor GPU nor versions, so every engine has a folder to itself."""
@@ -206,7 +207,7 @@ class Backend(BaseBackend):
 
     def build(self, source: Path, folder: Path, setup: Setup) -> Path:
         self.refuse_precision(setup.case)
-        paddle = self.runtime(setup.device)
+        paddle: Paddle = self.runtime(setup.device)
         require_gpu(paddle)
         _require_tensorrt(paddle)
         if source.suffix == ".json":
@@ -215,7 +216,7 @@ class Backend(BaseBackend):
 
     def open(self, engine: Path, setup: Setup) -> Session:
         self.refuse_precision(setup.case)
-        paddle = self.runtime(setup.device)
+        paddle: Paddle = self.runtime(setup.device)
         require_gpu(paddle)
         built = _facts(engine)
         config = config_of(engine)
@@ -228,10 +229,9 @@ class Backend(BaseBackend):
         return TensorRtSession(predictor, engine, setup, known, rebuilt=BUILT in log)
 
 
-def _require_tensorrt(paddle: Any) -> None:
+def _require_tensorrt(paddle: Paddle) -> None:
     """Raises Unavailable where the libraries, or for Paddle 3 the Python package, of TensorRT are missing."""
-    from paddle import inference
-
+    inference = inference_api()
     try:
         inference.get_trt_runtime_version()
     except Exception as error:  # it raises what its C++ side throws
@@ -265,10 +265,9 @@ def _prepared(source: Path, folder: Path, setup: Setup) -> Path:
     return engine
 
 
-def _with_engines(config: Any, engine: Path, setup: Setup) -> tuple[Any, str]:
+def _with_engines(config: Configuration, engine: Path, setup: Setup) -> tuple[Predictor, str]:
     """A predictor of which TensorRT computes a part, and what was logged. Raises Failed where it computes none."""
-    from paddle import inference
-
+    inference = inference_api()
     if setup.options["shapes"] == "fixed" and inference.get_trt_runtime_version()[0] >= EXPLICIT_BATCH:
         raise Unsupported(
             f"TensorRT {_dotted(inference.get_trt_runtime_version())} takes no model without the range of its shapes",
@@ -308,7 +307,7 @@ def _collect_shapes(engine: Path, setup: Setup) -> None:
     del predictor
 
 
-def _infer_once(predictor: Any, setup: Setup) -> None:
+def _infer_once(predictor: Predictor, setup: Setup) -> None:
     import numpy as np
 
     image = np.zeros([setup.case.batch_size, *setup.input_shape], np.float32)
@@ -326,20 +325,22 @@ def _infer_once(predictor: Any, setup: Setup) -> None:
 
 def _converted(source: Path, folder: Path, setup: Setup) -> Path:
     import numpy as np
-    from paddle.tensorrt.export import Input, PrecisionMode, TensorRTConfig, convert
+    from paddle.tensorrt import export
 
+    converter: Export = export
     os.environ["HOME"] = str(folder)  # the converter keeps engines there
     np.random.seed(0)  # which it draws its inputs from
     shape = (setup.case.batch_size, *setup.input_shape)
-    config = TensorRTConfig(
-        inputs=[Input(min_input_shape=shape, optim_input_shape=shape, max_input_shape=shape)],
+    modes = converter.PrecisionMode
+    config = converter.TensorRTConfig(
+        inputs=[converter.Input(min_input_shape=shape, optim_input_shape=shape, max_input_shape=shape)],
         min_subgraph_size=_least_nodes(setup),
         save_model_dir=str(folder / "inference"),
-        precision_mode=PrecisionMode.FP16 if setup.case.precision == "fp16" else PrecisionMode.FP32,
+        precision_mode=modes.FP16 if setup.case.precision == "fp16" else modes.FP32,
         workspace_size=WORKSPACE_BYTES,
     )
     try:
-        convert(str(source.with_suffix("")), config)
+        converter.convert(str(source.with_suffix("")), config)
     except Exception as error:  # it raises what its C++ side, or TensorRT, throws
         otherwise = Failed(f"Paddle cannot convert {source.name} for TensorRT", said(error, source))
         raise causes.explained(str(error), otherwise) from error
@@ -351,16 +352,17 @@ def _converted(source: Path, folder: Path, setup: Setup) -> Path:
     return engine
 
 
-def _of_converted(config: Any, engine: Path, setup: Setup) -> Any:
+def _of_converted(config: Configuration, engine: Path, setup: Setup) -> Predictor:
     import paddle
 
+    module: Paddle = paddle
     wanted = operators(engine).get(ENGINE_OPERATOR, 0)
     if not wanted:
         raise _took_nothing(setup)
     # The program names engines by where they were made; where they are not any more, Paddle looks in this folder.
     folders = {file.parent for file in engine.parent.rglob("*.trt")}
     for folder in folders:
-        paddle.set_flags({"FLAGS_trt_engine_serialized_path": str(folder)})
+        module.set_flags({"FLAGS_trt_engine_serialized_path": str(folder)})
     use_gpu(config)
     if setup.options["memory_optim"] == "on":
         config.enable_memory_optim()

@@ -97,6 +97,9 @@ def computed(images):
 class SessionOptions:
     def __init__(self):
         self.entries = {}
+        self.intra_op_num_threads = self.inter_op_num_threads = 0
+        self.log_severity_level = 2
+        self.graph_optimization_level = "ORT_ENABLE_ALL"
         self.enable_profiling = False
         self.profile_file_prefix = ""
 

@@ -211,6 +211,13 @@ class DeviceSession(Session):
     def account(self) -> Account | None:
         return self._account
 
+    def semantics(self) -> dict[str, str]:
+        each = "each inference" if self._tool.kind == tool.OURS else "a mean of as many as its loops say"
+        return {
+            "compute": "a synchronous inference of the whole batch on the phone, timed there by "
+            f"{self._tool.kind}: {each}, the input set once"
+        }
+
     def close(self) -> None:
         self._closing.close()
 
@@ -266,12 +273,7 @@ class DeviceSession(Session):
         }
         bound = {"affinity": {str(thread): list(cpus) for thread, cpus in affinity.items()}}
         told_of = {"tasks": msgspec.to_builtins(last.tasks), "lite_version": last.lite_version} if last.tasks else {}
-        each = "each inference" if self._tool.kind == tool.OURS else "a mean of as many as its loops say"
         return Account(
-            semantics={
-                "compute": "a synchronous inference of the whole batch on the phone, timed there by "
-                f"{self._tool.kind}: {each}, the input set once"
-            },
             requested={"cpus": list(cores), "power_mode": self._power_mode},
             effective=bound | told_of,
             telemetry={"phone": told},
