@@ -14,6 +14,14 @@ nox.options.error_on_external_run = True
 CI = os.environ.get("CI") == "true"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 LIGHT = "not runtime and not lite and not adb and not rtx and not slow and not browser"
+#: arithmetic, pictures, compilers and virtual environments
+ONCE = (
+    "tests/test_selfcheck.py",
+    "tests/test_selfcheck_record.py",
+    "tests/report/test_plots.py",
+    "tests/test_lite_runner.py",
+    "tests/test_homes.py",
+)
 SUPPORTED = ("3.11", "3.12", "3.13")
 
 
@@ -50,9 +58,9 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """All that needs no runtime, on each Python found; the replay, which is arithmetic, on the first alone."""
+    """All that needs no runtime, on each Python found; what is long and the same on all, on the first alone."""
     session.install("-e", ".[report,test]")
-    left_out = [] if session.python == PYTHONS[0] else ["--deselect", "tests/test_selfcheck.py"]
+    left_out = [] if session.python == PYTHONS[0] else [f"--ignore={path}" for path in ONCE]
     # Two processes on any machine: a file's tests share fixtures that take long, so they stay together.
     spread = ["-n", "2", "--dist", "loadfile"]
     session.run("pytest", "-m", LIGHT, *spread, *left_out, *session.posargs)
