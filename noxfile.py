@@ -22,6 +22,14 @@ ONCE = (
     "tests/test_lite_runner.py",
     "tests/test_homes.py",
 )
+#: real runtimes, but nothing is timed or counted by threads: two at once don't disturb each other
+UNTIMED = (
+    "tests/test_every_card.py",
+    "tests/test_weights.py",
+    "tests/test_networks.py",
+    "tests/test_fusing.py",
+    "tests/gpu",
+)
 SUPPORTED = ("3.11", "3.12", "3.13")
 
 
@@ -79,7 +87,9 @@ def backends(session: nox.Session) -> None:
     """Real runtimes: the conformance suite, networks, exports and the command line; one card a family."""
     session.install("-e", ".[cpu,report,test]")
     set_up_paddle_lite(session)
-    session.run("pytest", "-m", "runtime and not lite and not adb and not slow", *session.posargs)
+    marks = ["-m", "runtime and not lite and not adb and not slow"]
+    session.run("pytest", *marks, "-n", "2", *UNTIMED, *session.posargs)
+    session.run("pytest", *marks, *(f"--ignore={path}" for path in UNTIMED), *session.posargs)
 
 
 @nox.session(python=PYTHONS[:1])
