@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.artifacts import default_root
 from loopback.daemon import Daemon
 
 CALL_S = 20.0
@@ -76,11 +77,13 @@ class AdbServer:
 
 @contextlib.contextmanager
 def serving(folder: Path) -> Iterator[AdbServer]:
-    """A server whose clients are all that this process starts meanwhile."""
+    """A server whose clients are all that this process starts meanwhile; bench's cache stays where it is."""
+    cache = str(default_root())
     with pytest.MonkeyPatch.context() as patch, AdbServer(folder) as server:
         patch.delenv("ANDROID_SERIAL", raising=False)
         for name, value in server.environ.items():
             patch.setenv(name, value)
+        patch.setenv("BENCH_CACHE", cache)
         yield server
 
 
