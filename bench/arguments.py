@@ -3,12 +3,12 @@
 import os
 import sys
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from bench.errors import UsageError
+from bench.formats import without_home
 
 ItemT = TypeVar("ItemT")
 #: of anything that is counted on the command line
@@ -155,7 +155,7 @@ def as_published(arguments: Iterable[str]) -> tuple[str, ...]:
     for word in arguments:
         name, equals, _ = word.partition("=")
         private = name in ("--serial", "--gpu")
-        told.append("…" if hidden else f"{name}=…" if private and equals else word.replace(str(Path.home()), "~"))
+        told.append("…" if hidden else f"{name}=…" if private and equals else without_home(word))
         hidden = private and not equals
     return tuple(told)
 

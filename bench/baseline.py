@@ -273,11 +273,7 @@ def software(description: Mapping[str, Any]) -> dict[str, str]:
     system = description.get("system") or {}
     found = {name: system.get(name) for name in ("python", "kernel", "distribution")}
     found |= description.get("packages") or {}
-    found |= {
-        f"{home}: {name}": each
-        for home, held in (description.get("homes") or {}).items()
-        for name, each in held.items()
-    }
+    found |= environment.in_homes(description)
     found |= description.get("variables") or {}
     return {name: str(value) for name, value in sorted(found.items()) if value is not None}
 

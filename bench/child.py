@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from bench import parity
 from bench.errors import BenchError, Failed, Unavailable, Unsupported, UsageError
+from bench.formats import without_home
 from bench.lifeline import die_with_parent
 from bench.schema import PARENT_VARIABLE, Case, Parity, Precision
 
@@ -71,7 +72,7 @@ def trouble(error: Exception) -> Trouble:
 def _public(log: str) -> str:
     """A log without the folders of this machine, as records get published."""
     package = str(Path(__file__).resolve().parents[1])
-    return log.replace(package + os.sep, "").replace(sys.prefix + os.sep, "").replace(str(Path.home()), "~")
+    return without_home(log.replace(package + os.sep, "").replace(sys.prefix + os.sep, ""))
 
 
 class First(NamedTuple):

@@ -16,6 +16,7 @@ import msgspec
 from bench import environment, store
 from bench.catalog import HardwareProfile
 from bench.errors import UsageError
+from bench.formats import without_home
 
 #: what names one device of the world, in what vendors' tools print; phones' serial numbers are not asked for at all
 NAMES_ONE = re.compile(r"(?im)^([^:\n]*(?:serial number|uuid|pdi|guid|board id)[^:\n]*:).*$")
@@ -81,4 +82,4 @@ def _json(data: Any) -> str:
 
 def _public(text: str) -> str:
     without = UUID.sub(r"\1-…", NAMES_ONE.sub(r"\1 …", text))
-    return HOME.sub("~", without.replace(str(Path.home()), "~"))
+    return HOME.sub("~", without_home(without))

@@ -299,6 +299,12 @@ def phone_words(description: Mapping[str, Any]) -> str:
     return f"{name} (SoC {phone.get('soc') or 'unknown'}, {', '.join(phone.get('abis') or ()) or 'unknown ABI'})"
 
 
+def in_homes(description: Mapping[str, Any]) -> dict[str, str]:
+    """What the homes of backends hold, each by its home and name: ours may hold another version of the same."""
+    homes = description.get("homes") or {}
+    return {f"{home}: {name}": version for home, held in homes.items() for name, version in held.items()}
+
+
 def environment_id(description: Mapping[str, Any]) -> str:
     """Names hardware, system, limits, packages and variables together. 12 hexadecimal digits."""
     return _digest(description)

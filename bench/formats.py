@@ -50,3 +50,8 @@ def one_line(text: str) -> str:
     if not text.isprintable():
         text = "".join(char if char.isprintable() else " " for char in text)
     return " ".join(text.split())
+
+
+def without_home(text: str) -> str:
+    """With `~` for the user's home folder: records get published."""
+    return text.replace(str(Path.home()), "~")

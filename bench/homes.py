@@ -72,15 +72,17 @@ def missing(backend: BaseBackend) -> str:
 
 def versions(home: Home) -> dict[str, str]:
     """The versions of what a home was asked to hold."""
-    seal = sealed(home)
-    asked = {requirement.partition("=")[0].partition("<")[0].partition(">")[0] for requirement in home.packages}
-    return {name: version for name, version in sorted(seal.packages.items()) if name in asked} if seal else {}
+    return {name: version for name, version in contents(home).items() if name != "python"}
 
 
 def contents(home: Home) -> dict[str, str]:
     """For the environment of a record: the home's Python, and what it was asked to hold; nothing of one not set up."""
     seal = sealed(home)
-    return {"python": seal.python, **versions(home)} if seal else {}
+    if seal is None:
+        return {}
+    asked = {requirement.partition("=")[0].partition("<")[0].partition(">")[0] for requirement in home.packages}
+    held = {name: version for name, version in sorted(seal.packages.items()) if name in asked}
+    return {"python": seal.python, **held}
 
 
 def sealed(home: Home) -> Sealed | None:

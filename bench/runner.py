@@ -16,6 +16,7 @@ import msgspec
 from bench import admission, backends, cooling, stats, store
 from bench.backends import Setup
 from bench.errors import BenchError, Unavailable, Unsupported, UsageError
+from bench.formats import without_home
 from bench.gpu.selection import Gpu
 from bench.gpu.watch import Span, Watch, watching
 from bench.jobs import AnyAnswer, Measure, Measured, Problem
@@ -306,10 +307,9 @@ def _unnamed(answer: AnyAnswer, serial: str) -> AnyAnswer:
     """A failure without the user's home folder and a phone's serial number: records get published."""
     if not isinstance(answer, Problem):
         return answer
-    hidden = {str(Path.home()): "~", **({serial: "…"} if serial else {})}
-    reason, log = answer.reason, answer.log
-    for private, instead in hidden.items():
-        reason, log = reason.replace(private, instead), log.replace(private, instead)
+    reason, log = (
+        text.replace(serial, "…") if serial else text for text in map(without_home, (answer.reason, answer.log))
+    )
     return msgspec.structs.replace(answer, reason=reason, log=log)
 
 

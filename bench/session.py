@@ -15,6 +15,7 @@ from bench.backends import BaseBackend, Setup
 from bench.catalog import HardwareProfile, ModelCard
 from bench.devices import Device
 from bench.errors import Failed, Unavailable, Unsupported, UsageError, unknown
+from bench.formats import without_home
 from bench.plan import Plan, Request
 from bench.prepare import EXPORTERS, REFERENCES, Workshop, check_weights
 from bench.runner import Progress, Runner
@@ -104,9 +105,8 @@ def header_for(request: Request, description: dict[str, Any], command: tuple[str
 
 def _public(request: dict[str, Any]) -> dict[str, Any]:
     """With `~` for the home folder in options, as records get published; who reads a path of theirs expands it."""
-    home = str(Path.home())
     options = {
-        backend: {option: value.replace(home, "~") for option, value in given.items()}
+        backend: {option: without_home(value) for option, value in given.items()}
         for backend, given in request["options"].items()
     }
     return {**request, "options": options}
@@ -147,10 +147,10 @@ def _refuse_other_place(first: Header, description: Mapping[str, Any]) -> None:
     if here != there:
         found = f"class {there}, this one is {here}"
         raise UsageError(f"run {first.run_id} was started on another machine", found, "start a new run")
-    now, then = description["packages"], first.environment.get("packages", {})
-    for name, held in description.get("homes", {}).items():
-        now, then = now | held, then | first.environment.get("homes", {}).get(name, {})
-    now, then = now | _gpu(description), then | _gpu(first.environment)
+    now, then = (
+        (each.get("packages") or {}) | environment.in_homes(each) | _gpu(each)
+        for each in (description, first.environment)
+    )
     changed = [f"{name} {then.get(name)} then, {now[name]} now" for name in now if now[name] != then.get(name)]
     if changed:
         raise UsageError(f"run {first.run_id} was started with other packages", ", ".join(changed), "start a new run")

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench import environment
+from bench import environment, session
+from bench.errors import UsageError
+from bench.store import Header
 
 CPU = "sys/devices/system/cpu"
 CLOCK = "sys/devices/system/clocksource/clocksource0"
@@ -463,3 +465,19 @@ def test_a_phone_is_named_for_a_reader():
     assert environment.phone_words({"device": {"gpu": {}}}) == ""
     told = phone(manufacturer="Xiaomi", abis=["arm64-v8a"])
     assert environment.phone_words(told) == "Xiaomi MI 9 (SoC SM8150, arm64-v8a)"
+
+
+def test_what_a_home_holds_stands_beside_what_we_hold():
+    description = {"packages": {"numpy": "2"}, "homes": {"paddle_lite": {"numpy": "1.26", "python": "3.10.13"}}}
+    assert environment.in_homes(description) == {"paddle_lite: numpy": "1.26", "paddle_lite: python": "3.10.13"}
+    assert environment.in_homes({}) == {}
+
+
+def test_a_home_hides_no_change_of_ours():
+    """Both hold a NumPy; the one that changed is named."""
+    held = {"homes": {"paddle_lite": {"numpy": "1.26"}}, "hardware": {}}
+    then, now = ({**held, "packages": {"numpy": version}} for version in ("2.3", "2.4"))
+    with pytest.raises(UsageError, match=r"other packages; numpy 2\.3 then, 2\.4 now"):
+        session._refuse_other_place(
+            Header(run_id="r", started_at="2026-01-01", bench_version="0", environment=then), now
+        )

@@ -11,6 +11,7 @@ from bench import phone
 from bench.backends import BaseBackend, Home, Session, Setup
 from bench.catalog import HardwareProfile
 from bench.errors import BenchError, Failed, Unsupported
+from bench.formats import without_home
 from bench.phone import Condition, Phone
 from bench.schema import Case, Interval
 
@@ -53,7 +54,7 @@ class Backend(BaseBackend):
         try:
             on_phone.find_tool(options, found["phone"]["abis"])
         except BenchError as error:
-            return str(error).replace(str(Path.home()), "~")  # records get published
+            return without_home(str(error))
         return ""
 
     def obstacle(self, case: Case, options: Mapping[str, str], found: Mapping[str, Any]) -> str:
