@@ -146,7 +146,7 @@ def about(device: Device) -> list[str]:
         return [str(msgspec.convert(gpu, Gpu))]
     if "phone" not in device.found:
         return []
-    seen = msgspec.convert(device.found["phone"], phone.Phone, strict=False)
+    seen, _ = phone.planned(device.found)
     calls = f"{seen.name}: SoC {seen.soc or 'unknown'}, Android {seen.android or 'unknown'}, {', '.join(seen.abis)}"
     return [calls, *phone.core_map(seen)]
 
@@ -157,8 +157,7 @@ def advice(device: Device) -> list[str]:
         return list(watch.advice(msgspec.convert(gpu, Gpu)))
     if "phone" not in device.found:
         return []
-    seen = msgspec.convert(device.found["phone"], phone.Phone, strict=False)
-    start = msgspec.convert(device.found["start"], phone.Condition, strict=False)
+    seen, start = phone.planned(device.found)
     belied = phone.disguise(seen)
     return [*([belied] if belied else []), *cooling.advice(seen, start)]
 
@@ -172,7 +171,7 @@ def held(device: Device) -> Iterator[None]:
     if "phone" not in device.found:
         yield
         return
-    seen = msgspec.convert(device.found["phone"], phone.Phone, strict=False)
+    seen, _ = phone.planned(device.found)
     unit = seen.serial_sha256 or hashlib.sha256(device.found["serial"].encode()).hexdigest()
     locks = default_root() / "locks"
     locks.mkdir(parents=True, exist_ok=True)

@@ -357,6 +357,11 @@ def glance(read: Read) -> Condition:
     return _condition(read(GLANCE))
 
 
+def planned(found: Mapping[str, Any]) -> tuple[Phone, Condition]:
+    """The phone and how it fared when the run was planned, from what workers are told; keys were text on the way."""
+    return msgspec.convert((found["phone"], found["start"]), tuple[Phone, Condition], strict=False)
+
+
 def _condition(text: str) -> Condition:
     told = _sections(text)
     clocks = _per_core(told.get("clocks", ""))

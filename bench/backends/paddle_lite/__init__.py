@@ -5,14 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from bench import phone
 from bench.backends import BaseBackend, Home, Session, Setup
 from bench.catalog import HardwareProfile
 from bench.errors import BenchError, Failed, Unsupported
 from bench.formats import without_home
-from bench.phone import Condition, Phone
 from bench.schema import Case, Interval
 
 #: what opt converts for, by the kind of device; some phones are emulators, and then it is for this machine's CPU
@@ -61,7 +58,7 @@ class Backend(BaseBackend):
         """Too few cores of the kind asked for: Paddle Lite would use fewer, or any, and not say so."""
         if "phone" not in found:
             return ""
-        seen, start = msgspec.convert((found["phone"], found["start"]), tuple[Phone, Condition], strict=False)
+        seen, start = phone.planned(found)
         return phone.obstacle(seen, start, case.threads, int(options["power_mode"]))
 
     def variant(self, setup: Setup) -> dict[str, str]:

@@ -222,7 +222,7 @@ class DeviceSession(Session):
         self._closing.close()
 
     def _cooled(self, settings: Settings) -> cooling.Waited:
-        start = msgspec.convert(self._setup.found["start"], Condition, strict=False)
+        _, start = phone.planned(self._setup.found)
         limit_s = min(MOST_WAIT_S, settings.timeout_s / 3)
         return cooling.wait_until_cool(lambda: phone.condition(self._read), start, limit_s, time.sleep, time.monotonic)
 
@@ -333,7 +333,7 @@ class DeviceSession(Session):
 def _planned(found: dict[str, Any], seen: phone.Phone) -> phone.Phone:
     """The phone that the run was planned for, when more of its cores may have been online. Raises Unavailable where
     another one is seen."""
-    planned = msgspec.convert(found["phone"], phone.Phone, strict=False)
+    planned, _ = phone.planned(found)
     if (seen.serial_sha256, seen.fingerprint) != (planned.serial_sha256, planned.fingerprint):
         raise Unavailable(
             "another phone is connected", f"{seen.name} where {planned.name} was", "connect that one again"
