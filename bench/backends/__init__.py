@@ -96,6 +96,10 @@ class Session:
     def intervals(self) -> dict[Interval, Callable[[], object]]:
         return {"compute": self.run, "end_to_end": self.end_to_end}
 
+    def clocks(self) -> dict[Interval, Clock]:
+        """Those of intervals that are not timed by the host's clock."""
+        return {}
+
     def measure(
         self, settings: Settings, clock: Clock | None = None, shoot: Callable[[Interval], object] | None = None
     ) -> Measurement:
@@ -103,14 +107,14 @@ class Session:
 
         `shoot` fires the compute probe beside an interval, and is no part of its latencies.
         """
-        known = self.intervals()
+        known, clocks = self.intervals(), self.clocks()
         if strange := [interval for interval in settings.intervals if interval not in known]:
             raise Unsupported(f"no interval {', '.join(strange)} here", f"there are {', '.join(known)}")
         samples: dict[Interval, Samples] = {}
         self.sampled_ns = ()
         for interval in settings.intervals:
             beside = shoot and partial(shoot, interval)
-            samples[interval] = measure(known[interval], settings, clock or self.clock, beside)
+            samples[interval] = measure(known[interval], settings, clocks.get(interval) or clock or self.clock, beside)
             self.sampled(samples[interval])
         return Measurement(intervals=samples, load_ns=0, first_ns=0)
 

@@ -231,7 +231,7 @@ def test_work_that_does_not_grow_is_found_out(bench, monkeypatch):
     first = {0, 1, 2, 3, 7, 11}
     monkeypatch.setattr(session, "_launch", lambda: enqueue() if next(launches) in first else None)
     evidence = "4 inferences took 1.005 ms where one took 1.005 ms"
-    assert [each.evidence for each in session._unsynchronised()] == [evidence]
+    assert [each.evidence for each in session._events.unsynchronised(session.clock)] == [evidence]
 
 
 def test_a_host_clock_behind_the_gpus_is_found_out(bench):

@@ -1,11 +1,9 @@
 """An engine on the GPU: one stream, one set of buffers, and latencies by the host's clock and by CUDA's events."""
 
-import ctypes
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -18,7 +16,8 @@ from bench.backends.tensorrt.tracing import Work, trace
 from bench.cuda import Cuda, Gpu, Handle
 from bench.errors import Failed, Unsupported
 from bench.schema import Interval, Measurement, Settings, Validity
-from bench.timing import Clock, measure
+from bench.streams import LEAST_BYTES, Buffer, Events, pinned
+from bench.timing import Clock
 from bench.trtexec.definitions import Defaults, Spans, Version, defaults, queries, select, summary, text
 
 if TYPE_CHECKING:
@@ -28,13 +27,6 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-#: TensorRT asks for tensors at multiples of 256 bytes, which cudaMalloc gives; it gives nothing for 0 bytes
-LEAST_BYTES = 256
-# Of the check that waiting waits: bursts of one and of four inferences, the quickest of three. A sound runtime needs
-# four times as long for the larger, and the host never sees a burst end before the GPU does.
-BURST = 4
-TRIES = 3
-LEAST_GROWTH = 2.0
 #: TensorRT's types and NumPy's
 NUMPY = {
     "FLOAT": "float32",
@@ -58,29 +50,6 @@ WORDS = {
 NARROWEST_FIRST = ("int8", "fp16", "bf16", "fp32")
 MOVING = {"Reformat", "NoOp", "Constant", "Shuffle", "Signal", "Wait"}
 OPAQUE = ("ForeignNode", "Myelin")
-#: the resolution of events is half a microsecond, that of host clocks finer
-SLACK_MS = 0.002
-
-
-class Buffer(NamedTuple):
-    """A tensor of the engine: on the GPU, and as an array in memory that the GPU copies by itself."""
-
-    name: str
-    pointer: int
-    host: int
-    array: "Array"
-
-    @property
-    def size(self) -> int:
-        return self.array.nbytes
-
-
-class Burst(NamedTuple):
-    """Some inferences in one: how long the host waited, how long the GPU took, and whether it had finished then."""
-
-    host_ms: float
-    device_ms: float
-    finished: bool
 
 
 class TensorRtSession(Session):
@@ -101,14 +70,13 @@ class TensorRtSession(Session):
         self._fed: Arrays = []
         self._graph: Handle | None = None
         self._graph_wanted = graph
-        self._device_ns = 0
         self._faults: tuple[Validity, ...] = ()
         # What `run` calls: plain enqueuing at first, and from the second inference on the graph, if there is to be one.
         self._launch: Callable[[], None] = self._enqueue_first
         with ExitStack() as owner:  # which frees what there is, should anything fail before the last line
             self._stream = cuda.stream(owner)
             self._handle = int(self._stream)
-            self._start, self._end = cuda.event(owner), cuda.event(owner)
+            self._events = Events(cuda, self._stream, lambda: self._launch(), owner)
             self._inputs, self._outputs = self._shaped(owner)
             self._stack = owner.pop_all()
 
@@ -147,14 +115,11 @@ class TensorRtSession(Session):
         if member not in NUMPY:
             raise Unsupported(f"{name} is of type {member}", f"there are {', '.join(NUMPY)}")
         type_ = np.dtype(NUMPY[member])
-        size = prod(shape) * type_.itemsize
-        pointer = self._cuda.memory(max(size, LEAST_BYTES), owner)
-        host = self._cuda.pinned(max(size, LEAST_BYTES), owner)
-        self._cuda.clear(pointer, size, self._stream)
+        array = pinned(self._cuda, shape, type_, owner)
+        pointer = self._cuda.memory(max(array.nbytes, LEAST_BYTES), owner)
+        self._cuda.clear(pointer, array.nbytes, self._stream)
         self._insist(f"take memory for {name}", self._context.set_tensor_address, name, pointer)
-        array = np.ctypeslib.as_array((ctypes.c_byte * size).from_address(host)).view(type_).reshape(shape)
-        array.fill(0)
-        return Buffer(name, pointer, host, array)
+        return Buffer(pointer, array)
 
     def _insist(self, what: str, method: Callable[..., bool], *arguments: object) -> None:
         """TensorRT says False rather than raise."""
@@ -181,11 +146,11 @@ class TensorRtSession(Session):
 
     def _to_gpu(self, stream: Handle) -> None:
         for buffer in self._inputs:
-            self._cuda.copy_in(buffer.pointer, buffer.host, buffer.size, stream)
+            buffer.copy_in(self._cuda, stream)
 
     def _from_gpu(self, stream: Handle) -> None:
         for buffer in self._outputs:
-            self._cuda.copy_out(buffer.host, buffer.pointer, buffer.size, stream)
+            buffer.copy_out(self._cuda, stream)
 
     def run(self) -> None:
         self._launch()
@@ -224,59 +189,20 @@ class TensorRtSession(Session):
     # Measurement
 
     def intervals(self) -> dict[Interval, Callable[[], object]]:
-        return {**super().intervals(), "device": self._run_between_events}
+        return {**super().intervals(), "device": self._events.run}
 
-    def _run_between_events(self) -> None:
-        """One inference, by which the clock of `device` moves: between its start and its end on the GPU alone."""
-        burst = self._burst(1)
-        span_ns = round(burst.device_ms * 1e6)
-        if not burst.finished or span_ns <= 0:
-            raise Failed("CUDA's events tell no time of the inference", f"{span_ns} ns, finished: {burst.finished}")
-        self._device_ns += span_ns
+    def clocks(self) -> dict[Interval, Clock]:
+        return {"device": self._events}
 
     def measure(
         self, settings: Settings, clock: Clock | None = None, shoot: Callable[[Interval], object] | None = None
     ) -> Measurement:
-        """`device` by a clock that stands still but for inferences; its samples are the spans between the events.
-
-        The check of `validity` comes last, when the GPU runs at its full clocks.
-        """
-        others = tuple(interval for interval in settings.intervals if interval != "device")
-        measured = super().measure(msgspec.structs.replace(settings, intervals=others), clock, shoot)
-        spans = dict(measured.intervals)
-        if "device" in settings.intervals:
-            spans["device"] = measure(self._run_between_events, settings, lambda: self._device_ns)
-            self.sampled(spans["device"])
-        self._faults = tuple(self._unsynchronised())
+        """The check of `validity` comes last, when the GPU runs at its full clocks."""
+        measured = super().measure(settings, clock, shoot)
+        self._faults = tuple(self._events.unsynchronised(self.clock))
         if self._release:
             self._beside = {"trtexec": self._by_trtexec(self._release)}
-        in_order = {interval: spans[interval] for interval in settings.intervals}
-        return msgspec.structs.replace(measured, intervals=in_order)
-
-    def _burst(self, inferences: int) -> Burst:
-        began_ns = self.clock()
-        self._cuda.record(self._start, self._stream)
-        for _ in range(inferences):
-            self._launch()
-        self._cuda.record(self._end, self._stream)
-        self._cuda.synchronise(self._stream)
-        host_ns = self.clock() - began_ns
-        finished = self._cuda.done(self._end)
-        return Burst(host_ns / 1e6, self._cuda.elapsed_ms(self._start, self._end) if finished else 0.0, finished)
-
-    def _unsynchronised(self) -> Iterator[Validity]:
-        """Whether waiting waits: then the GPU has finished, the host has waited as long, and more work takes longer."""
-        ones, several = [[self._burst(count) for _ in range(TRIES)] for count in (1, BURST)]
-        bursts = ones + several
-        if not all(burst.finished for burst in bursts):
-            yield Validity("unsynchronised", "the GPU still computed after cudaStreamSynchronize had returned")
-            return
-        if short := [burst for burst in bursts if burst.host_ms < burst.device_ms - SLACK_MS]:
-            evidence = f"the host waited {short[0].host_ms:.3f} ms for {short[0].device_ms:.3f} ms of the GPU's work"
-            yield Validity("unsynchronised", evidence)
-        one, four = (min(burst.device_ms for burst in group) for group in (ones, several))
-        if four < LEAST_GROWTH * one:
-            yield Validity("unsynchronised", f"{BURST} inferences took {four:.3f} ms where one took {one:.3f} ms")
+        return measured
 
     def validity(self) -> tuple[Validity, ...]:
         return self._faults

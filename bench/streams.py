@@ -1,0 +1,115 @@
+"""A stream of the GPU, as the backends share it: tensors copied by pinned memory, and time between two events."""
+
+import ctypes
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from math import prod
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from bench.cuda import Cuda, Handle
+from bench.errors import Failed
+from bench.schema import Validity
+from bench.timing import Clock
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
+#: a copy takes nothing of no size, and TensorRT wants tensors at multiples of what cudaMalloc gives anyway
+LEAST_BYTES = 256
+# Of the check that waiting waits: bursts of one and of four inferences, the quickest of three. A sound runtime needs
+# four times as long for the larger, and the host never sees a burst end before the GPU does.
+BURST = 4
+TRIES = 3
+LEAST_GROWTH = 2.0
+#: the resolution of events is half a microsecond, that of host clocks finer
+SLACK_MS = 0.002
+
+
+class Buffer(NamedTuple):
+    """A tensor: at an address on the GPU, and as an array in memory that the GPU copies by itself."""
+
+    pointer: int
+    array: "Array"
+
+    def copy_in(self, cuda: Cuda, stream: Handle) -> None:
+        """Enqueues it."""
+        cuda.copy_in(self.pointer, self.array.ctypes.data, self.array.nbytes, stream)
+
+    def copy_out(self, cuda: Cuda, stream: Handle) -> None:
+        cuda.copy_out(self.array.ctypes.data, self.pointer, self.array.nbytes, stream)
+
+
+def pinned(cuda: Cuda, shape: tuple[int, ...], type_: Any, owner: ExitStack) -> "Array":
+    """An array of zeros of NumPy's `type_` in memory that the GPU copies from and to by itself, as long as `owner`."""
+    import numpy as np
+
+    size = prod(shape) * np.dtype(type_).itemsize
+    address = cuda.pinned(max(size, LEAST_BYTES), owner)
+    array: Array = np.ctypeslib.as_array((ctypes.c_byte * size).from_address(address)).view(type_).reshape(shape)
+    array.fill(0)
+    return array
+
+
+class Burst(NamedTuple):
+    """Some inferences in one: how long the host waited, how long the GPU took, and whether it had finished then."""
+
+    host_ms: float
+    device_ms: float
+    finished: bool
+
+
+class Events:
+    """Two events on a stream, around inferences that `enqueue` gives it. As a clock, in ns, it stands still but for
+    `run`, which moves it by the span between the events: the samples of `device` are those spans."""
+
+    def __init__(self, cuda: Cuda, stream: Handle, enqueue: Callable[[], object], owner: ExitStack) -> None:
+        self._cuda = cuda
+        self._stream = stream
+        self._enqueue = enqueue
+        self._start, self._end = cuda.event(owner), cuda.event(owner)
+        self._spent_ns = 0
+
+    def __call__(self) -> int:
+        return self._spent_ns
+
+    def run(self) -> None:
+        """One inference. Raises Failed where the events tell no time of it."""
+        self._between(1)
+        finished = self._cuda.done(self._end)
+        span_ns = round(self._span_ms() * 1e6) if finished else 0
+        if span_ns <= 0:
+            raise Failed("CUDA's events tell no time of the inference", f"{span_ns} ns, finished: {finished}")
+        self._spent_ns += span_ns
+
+    def _between(self, inferences: int) -> None:
+        self._cuda.record(self._start, self._stream)
+        for _ in range(inferences):
+            self._enqueue()
+        self._cuda.record(self._end, self._stream)
+        self._cuda.synchronise(self._stream)
+
+    def _span_ms(self) -> float:
+        return self._cuda.elapsed_ms(self._start, self._end)
+
+    def burst(self, inferences: int, clock: Clock) -> Burst:
+        began_ns = clock()
+        self._between(inferences)
+        host_ns = clock() - began_ns
+        finished = self._cuda.done(self._end)
+        return Burst(host_ns / 1e6, self._span_ms() if finished else 0.0, finished)
+
+    def unsynchronised(self, clock: Clock) -> Iterator[Validity]:
+        """Whether waiting waits: then the GPU has finished, the host has waited as long, and more work takes longer."""
+        ones, several = [[self.burst(count, clock) for _ in range(TRIES)] for count in (1, BURST)]
+        bursts = ones + several
+        if not all(burst.finished for burst in bursts):
+            yield Validity("unsynchronised", "the GPU still computed after cudaStreamSynchronize had returned")
+            return
+        if short := [burst for burst in bursts if burst.host_ms < burst.device_ms - SLACK_MS]:
+            evidence = f"the host waited {short[0].host_ms:.3f} ms for {short[0].device_ms:.3f} ms of the GPU's work"
+            yield Validity("unsynchronised", evidence)
+        one, four = (min(burst.device_ms for burst in group) for group in (ones, several))
+        if four < LEAST_GROWTH * one:
+            yield Validity("unsynchronised", f"{BURST} inferences took {four:.3f} ms where one took {one:.3f} ms")
