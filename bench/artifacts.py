@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,11 @@ def file_sha256(path: Path) -> str:
 
 def files_sha256(*paths: Path) -> str:
     """One hash over the names and contents of several files."""
-    lines = (f"{path.name} {file_sha256(path)}\n" for path in sorted(paths, key=lambda path: path.name))
+    return _one_hash((path.name, path) for path in paths)
+
+
+def _one_hash(named: Iterable[tuple[str, Path]]) -> str:
+    lines = (f"{name} {file_sha256(path)}\n" for name, path in sorted(named))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
@@ -61,6 +65,16 @@ def model_files(file: Path) -> list[Path]:
 
 def key_of(parts: Mapping[str, Any]) -> str:
     return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()
+
+
+def _contents(folder: Path) -> list[Path]:
+    """All files of an entry but its card."""
+    return [path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / CARD]
+
+
+def _sealed(folder: Path, files: Iterable[Path]) -> str:
+    """One hash over the contents of an entry's files and their places in it."""
+    return _one_hash((path.relative_to(folder).as_posix(), path) for path in files)
 
 
 class Cache:
@@ -124,12 +138,20 @@ class Cache:
         assert sealed is not None, f"{place} was damaged as it was made"
         return sealed
 
+    def discard(self, artifact: Path) -> None:
+        """Throws the entry of a file away, so that it is made again when it is asked for; strangers' files stay."""
+        if not artifact.is_relative_to(self.root):
+            return
+        kind, _, key, *_ = artifact.relative_to(self.root).parts
+        with FileLock(self._lock(key)):
+            shutil.rmtree(self.root / kind / key[:2] / key, ignore_errors=True)
+
     def _seal(self, folder: Path, made: Made, parts: Mapping[str, Any]) -> None:
-        files = model_files(folder / made.file)
+        files = _contents(folder)
         card = Artifact(
             format=made.format,
             path=made.file,
-            sha256=files_sha256(*files),
+            sha256=_sealed(folder, files),
             size_bytes=sum(path.stat().st_size for path in files),
             made_by={**parts, **made.facts},
         )
@@ -139,7 +161,8 @@ class Cache:
         """The entry at `place` with an absolute path, or None where it is missing or not what was sealed."""
         try:
             card = msgspec.json.decode((place / CARD).read_bytes(), type=Artifact)
-            whole = files_sha256(*model_files(place / card.path)) == card.sha256
+            files = _contents(place)
+            whole = place / card.path in files and _sealed(place, files) == card.sha256
         except (OSError, ValueError, RecursionError):  # missing; no card, with names that no file can have; garbage
             return None
         return msgspec.structs.replace(card, path=str(place / card.path)) if whole else None

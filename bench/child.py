@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from bench import parity
-from bench.errors import BenchError, Failed, Unavailable, Unsupported, UsageError
+from bench.errors import BenchError, Failed, Stale, Unavailable, Unsupported, UsageError
 from bench.formats import without_home
 from bench.lifeline import die_with_parent
 from bench.schema import PARENT_VARIABLE, Case, Parity, Precision
@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from bench.backends import Arrays, Session
 
 OUT_OF_MEMORY = "out of memory"
-TroubleStatus = Literal["failed", "unsupported", "unavailable", "refused"]
+TroubleStatus = Literal["failed", "stale", "unsupported", "unavailable", "refused"]
 STATUSES: dict[type[BaseException], TroubleStatus] = {
     Unavailable: "unavailable",
     Unsupported: "unsupported",
     UsageError: "refused",
+    Stale: "stale",
 }
 
 

@@ -148,11 +148,15 @@ class Cuda:
         return driver
 
     def start(self) -> None:
-        """Takes the GPU, to wait for it by spinning: a sleeping thread would add its waking up to each latency."""
+        """Takes the GPU, to wait for it by spinning: a sleeping thread would add its waking up to each latency.
+
+        Its context, which takes a process long and once, is made here and now, so that no engine's loading counts it.
+        """
         error, *_ = self.api.cudaSetDeviceFlags(self.api.cudaDeviceScheduleSpin)
         if int(error) not in (0, ALREADY_ACTIVE):
             raise self._trouble(error)
         self.check(self.api.cudaSetDevice(0))
+        self.check(self.api.cudaFree(0))
 
     def stream(self, owner: ExitStack) -> Handle:
         """A stream that waits for no other. Streams, events and memory live as long as `owner`."""

@@ -55,6 +55,10 @@ class Failed(BenchError):
     """A job was tried and went wrong."""
 
 
+class Stale(Failed):
+    """An engine is not for what is here, or not what was built: it is thrown away and made again, once."""
+
+
 def unknown(kind: str, name: str, known: list[str], do: str) -> UsageError:
     """`name` is no `kind`: says the closest known ones, or all of them where they are few."""
     import difflib

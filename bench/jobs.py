@@ -99,9 +99,10 @@ class Answer(Frozen, frozen=True, tag_field="kind"):
 
 
 class Problem(Answer, frozen=True, tag="problem"):
-    """The job could not be done. `status` says in which way, "refused" for unusable input; `reason` is one line."""
+    """The job could not be done. `status` says in which way, "refused" for unusable input, "stale" for an engine that
+    is to be made again; `reason` is one line."""
 
-    status: Literal["failed", "unsupported", "unavailable", "refused"]
+    status: Literal["failed", "stale", "unsupported", "unavailable", "refused"]
     reason: str
     log: str = ""
 

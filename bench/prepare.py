@@ -18,7 +18,7 @@ from bench import backends, homes, process
 from bench.artifacts import Cache, Made, file_sha256, files_sha256, model_files
 from bench.backends import BaseBackend, Setup
 from bench.catalog import MODELS, ModelCard
-from bench.errors import BenchError, Failed, Unavailable, Unsupported, UsageError, last_line
+from bench.errors import BenchError, Failed, Stale, Unavailable, Unsupported, UsageError, last_line
 from bench.jobs import (
     AnyAnswer,
     AnyJob,
@@ -29,8 +29,10 @@ from bench.jobs import (
     OnnxFromPaddle,
     Order,
     PaddleFromNetwork,
+    Probe,
     Problem,
     Reference,
+    Version,
 )
 from bench.schema import Artifact, Input, Settings
 
@@ -44,6 +46,7 @@ DISTRIBUTIONS = ("paddlepaddle", "paddlepaddle-gpu", "paddle2onnx", "onnx")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 ERRORS: dict[str, type[BenchError]] = {
     "failed": Failed,
+    "stale": Stale,
     "unsupported": Unsupported,
     "unavailable": Unavailable,
     "refused": UsageError,
@@ -106,6 +109,7 @@ class Workshop:
         self.cpus = cpus
         self.say = say
         self._inspected: dict[str, tuple[Input, dict[str, Any]]] = {}
+        self._versions: dict[tuple[object, ...], str] = {}
         process.sweep(cache.root / "tmp")
 
     def ask(self, job: AnyJob, environ: Mapping[str, str], cpus: tuple[int, ...] = ()) -> AnyAnswer:
@@ -225,18 +229,37 @@ class Workshop:
         if not backend.source:
             return Artifact(format="", path="", sha256="", size_bytes=0)
         source = self.source(card, backend)
-        if not backend.engine:
+        format_ = backend.engine_with(setup.options)
+        if not format_:
             return source
         parts = {
             "source": source.sha256,
             "backend": backend.name,
             "versions": homes.versions(backend.home) if backend.home else versions(*backend.distributions),
             "code": files_sha256(*code_of(backend)),
+            **self._runtime(backend, setup),
             **backend.variant(setup),
         }
         job = partial(Build, setup=setup, source=str(Path(source.path).absolute()))
         environ = backend.environment(setup.options)  # that it runs in: some flags decide how it is built
-        return _with_source(self._get(f"{card.name} for {backend.name}", backend.engine, parts, job, environ), source)
+        return _with_source(self._get(f"{card.name} for {backend.name}", format_, parts, job, environ), source)
+
+    def _runtime(self, backend: BaseBackend, setup: Setup) -> dict[str, str]:
+        """The version of a GPU's runtime as it says itself: libraries of an archive are no distribution that is listed.
+
+        Raises Unavailable where it can't serve the GPU.
+        """
+        if setup.device.kind != "gpu":
+            return {}
+        environ = backend.environment(setup.options)
+        key = (backend.name, *environ.items())
+        if key not in self._versions:
+            self._versions[key] = self.insist(Probe(backend.name, setup.device), Version, environ).version
+        return {"runtime": self._versions[key]}
+
+    def discard(self, engine: str) -> None:
+        """Throws an engine away, by the path of its file, so that it is made again when it is asked for."""
+        self.cache.discard(Path(engine))
 
     def reference(self, card: ModelCard) -> Artifact:
         """Inputs, and the outputs of the reference runtime of the model's own format."""

@@ -15,7 +15,7 @@ import msgspec
 
 from bench import admission, backends, cooling, stats, store
 from bench.backends import Setup
-from bench.errors import BenchError, Unavailable, Unsupported, UsageError
+from bench.errors import BenchError, Stale, Unavailable, Unsupported, UsageError
 from bench.formats import without_home
 from bench.gpu.selection import Gpu
 from bench.gpu.watch import Span, Watch, watching
@@ -53,7 +53,7 @@ class Engine(msgspec.Struct, frozen=True):
 
 
 #: of one case; repetitions take turns with them
-Builds = tuple[Engine, ...]
+Builds = list[Engine]
 
 
 class Tally:
@@ -131,11 +131,27 @@ class Runner:
 
     def _step(self, case: Case, tally: Tally, builds: Builds) -> Record:
         repetition = tally.next_repetition
-        engine = builds[repetition % len(builds)]
         self.progress.step(f"{case.key}, repetition {repetition + 1}")
-        record = self._save(self._repeat(case, repetition, engine))
+        record = self._save(self._measured(case, repetition, builds))
         tally.add(record)
         return record
+
+    def _measured(self, case: Case, repetition: int, builds: Builds) -> Record:
+        """A repetition with the engine whose turn it is; one that is stale is made again, once."""
+        turn = repetition % len(builds)
+        try:
+            return self._repeat(case, repetition, builds[turn])
+        except Stale as stale:
+            self.progress.say(f"{case.key}: the engine is made again, since {stale}")
+        try:
+            self.workshop.discard(builds[turn].path)
+            builds[turn] = self._engine(builds[turn].setup)
+            return self._repeat(case, repetition, builds[turn])
+        except BenchError as error:
+            return self._without(case, repetition, error)
+
+    def _without(self, case: Case, repetition: int, error: BenchError) -> Record:
+        return self._record(case, repetition=repetition, status=status_of(error), reason=str(error), log=error.log)
 
     def _look_for_drift(self, tallies: Mapping[Case, Tally], engines: Mapping[Case, Builds]) -> None:
         """Measures the first case once more, last. Where its latency has changed, no record of the session is sound."""
@@ -181,15 +197,14 @@ class Runner:
         try:
             if kind in self._troubles:
                 raise self._troubles[kind]
-            return tuple(map(self._engine, _builds(setup)))
+            return list(map(self._engine, _builds(setup)))
         except UsageError:
             raise
         except BenchError as error:
             if not isinstance(error, BatchFixed):
                 self._troubles[kind] = error
-            fields = {"status": status_of(error), "reason": str(error), "log": error.log}
-            self._save(self._record(case, repetition=repetition, **fields))
-            return ()
+            self._save(self._without(case, repetition, error))
+            return []
 
     def _setup(self, case: Case) -> Setup:
         card, options = self.plan.cards[case.model], self.options[case.backend]
@@ -212,7 +227,8 @@ class Runner:
         )
 
     def _repeat(self, case: Case, repetition: int, engine: Engine) -> Record:
-        """One repetition in a fresh worker, pinned to as many CPUs as it has threads."""
+        """One repetition in a fresh worker, pinned to as many CPUs as it has threads. Raises Stale where the engine is
+        to be made again first."""
         started_at, start = store.now(), time.perf_counter_ns()
         options, asked = engine.setup.options, self.options[case.backend]
         cpus = choose_cpus(self.workshop.cpus, case.threads, repetition) if self.plan.profile.here else ()
@@ -220,7 +236,9 @@ class Runner:
         environ = thread_environment(case.threads) | backend.environment(options)
         job = Measure(setup=engine.setup, settings=self.settings, engine=engine.path, reference=engine.reference)
         with self._watching() as watch:
-            answer = self.workshop.ask(job, environ, cpus)
+            answer = _unnamed(self.workshop.ask(job, environ, cpus), self.plan.found.get("serial", ""))
+        if isinstance(answer, Problem) and answer.status == "stale":
+            raise Stale(answer.reason, log=answer.log)
         record = self._record(
             case,
             status="ok",
@@ -233,11 +251,11 @@ class Runner:
                 "precision": case.precision,
                 "cpus": list(cpus),
                 "environ": environ,
-                **({"build": options["build"]} if backend.builds > 1 else {}),
+                **({"build": options["build"]} if backend.builds_with(options) > 1 else {}),
             },
             telemetry={"spent_ns": time.perf_counter_ns() - start},
         )
-        record = _with_answer(record, _unnamed(answer, self.plan.found.get("serial", "")))
+        record = _with_answer(record, answer)
         return _watched(record, watch) if watch and record.status == "ok" else record
 
     def _watching(self) -> AbstractContextManager[Watch | None]:
@@ -254,7 +272,7 @@ def _watched(record: Record, watch: Watch) -> Record:
 
 def _builds(setup: Setup) -> Iterator[Setup]:
     """One for each engine that is made of the case, numbered from 1; a number that the user gave is the only one."""
-    count = backends.get(setup.case.backend).builds
+    count = backends.get(setup.case.backend).builds_with(setup.options)
     if count == 1 or setup.options["build"] != "0":
         yield setup
         return
@@ -315,6 +333,7 @@ def _unnamed(answer: AnyAnswer, serial: str) -> AnyAnswer:
 
 def _with_answer(record: Record, answer: AnyAnswer) -> Record:
     if isinstance(answer, Problem):
+        assert answer.status != "stale", "whose engine is made again"
         status: Status = "failed" if answer.status == "refused" else answer.status
         return msgspec.structs.replace(record, status=status, reason=answer.reason, log=answer.log)
     assert isinstance(answer, Measured), f"a measurement was answered by {type(answer).__name__}"

@@ -61,7 +61,7 @@ class Input(Frozen, frozen=True):
 
 
 class Artifact(Frozen, frozen=True):
-    """A file of the cache, and what made it. `sha256` covers the model file and its parameters."""
+    """A file of the cache, and what made it. `sha256` covers all that was made with it."""
 
     format: str
     path: str
@@ -97,7 +97,8 @@ class Samples(Frozen, frozen=True):
 class Measurement(Frozen, frozen=True):
     """One repetition. `build_ns` makes the engine, `load_ns` opens it, `first_ns` is the first inference.
 
-    The last two are 0 where nobody measured them.
+    What a process does once before it can open any engine, such as importing the runtime and making the context of a
+    GPU, is in neither. The last two are 0 where nobody measured them.
     """
 
     intervals: dict[Interval, Samples]

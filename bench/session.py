@@ -276,7 +276,8 @@ def _maker(format_: str, cards: list[ModelCard], device: str) -> Callable[[Works
     if missing := homes.missing(backend) if backend.home else why_missing(backend, cards):
         raise Unavailable(f"cannot export to {format_}", missing)
     profile = _device_for(backend, device)
-    return lambda workshop, card: workshop.engine(card, _plainest(card, backend, profile))
+    found = _found_gpu(profile, backend) if profile.kind == "gpu" else {}
+    return lambda workshop, card: workshop.engine(card, _plainest(card, backend, profile, found))
 
 
 def _device_for(backend: BaseBackend, device: str) -> HardwareProfile:
@@ -292,12 +293,21 @@ def _device_for(backend: BaseBackend, device: str) -> HardwareProfile:
     return profile
 
 
-def _plainest(card: ModelCard, backend: BaseBackend, profile: HardwareProfile) -> Setup:
+def _found_gpu(profile: HardwareProfile, backend: BaseBackend) -> dict[str, Any]:
+    """The GPU that an engine is for, which is the one that makes it. Raises Unavailable without it."""
+    device = devices.find(profile, environment.describe())
+    devices.show(device)
+    if missing := devices.lacking(profile, device, backend, backends.settle(backend, {}, profile.kind)):
+        raise Unavailable(f"cannot make an engine for {profile.name}", missing)
+    return device.found
+
+
+def _plainest(card: ModelCard, backend: BaseBackend, profile: HardwareProfile, found: dict[str, Any]) -> Setup:
     """What an engine is exported for: the first of each axis of the device."""
     case = Case(
         card.name, backend.name, profile.name, profile.precisions[0], profile.batch_sizes[0], profile.threads[0]
     )
-    return Setup(case, profile, backends.settle(backend, {}, profile.kind), card.input_shape)
+    return Setup(case, profile, backends.settle(backend, {}, profile.kind), card.input_shape, found)
 
 
 def _copy(file: Path, folder: Path) -> Path:

@@ -302,11 +302,11 @@ def _subject(side: Side, case: Case, planned: plan.Plan, workshop: Workshop, ask
     fixed = workshop.fixed_batch(card)
     if fixed not in (None, case.batch_size):
         raise BatchFixed(f"{Path(card.file).name} takes batches of {fixed} only")
-    # An engine is made by the runtime that runs it, so under another Python by the worker itself.
-    build = bool(side.python and backend.engine)
     given = {**asked.options.get(backend.name, {}), **side.options.get(backend.name, {})}
     options = backends.settle(backend, given, planned.profile.kind)
-    setup = backends.Setup(case, planned.profile, options, workshop.input_shape(card))
+    setup = backends.Setup(case, planned.profile, options, workshop.input_shape(card), planned.found)
+    build = bool(side.python and backend.engine_with(options))
+    # An engine is made by the runtime that runs it, so under another Python by the worker itself.
     artifact = workshop.source(card, backend) if build else workshop.engine(card, setup)
     return Subject(
         label=side.label,

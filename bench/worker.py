@@ -90,7 +90,8 @@ def build(job: Build) -> Folder:
     backend = backends.get(job.setup.case.backend)
 
     def make(folder: Path) -> Made:
-        return Made(format=backend.engine, file=backend.build(Path(job.source), folder, job.setup).name)
+        engine = backend.build(Path(job.source), folder, job.setup)
+        return Made(format=backend.engine_with(job.setup.options), file=engine.name)
 
     return _made(make, job.folder)
 

@@ -167,6 +167,43 @@ def test_a_card_that_is_none_is_made_again(cache, maker, card):
     assert maker.calls == 2
 
 
+@pytest.mark.parametrize("file", ["stranger", "engines/one.engine"])
+def test_an_entry_with_a_file_more_is_made_again(cache, maker, file):
+    """Such as an engine that a runtime has put beside those that were sealed."""
+    made = cache.get("openvino", PARTS, maker)
+    (entry(cache) / file).parent.mkdir(exist_ok=True)
+    (entry(cache) / file).touch()
+    assert cache.get("openvino", PARTS, maker) == made
+    assert maker.calls == 2
+    assert not (entry(cache) / file).exists()
+
+
+@pytest.mark.parametrize("damage", [edit, truncate, empty, Path.unlink], ids=lambda damage: damage.__name__)
+def test_files_in_folders_of_an_entry_are_sealed_too(cache, damage):
+    def make(folder):
+        (folder / "engines").mkdir()
+        (folder / "engines" / "one.engine").write_bytes(b"engine")
+        (folder / "model.onnx").write_bytes(b"model")
+        return Made(format="onnx", file="model.onnx")
+
+    made = cache.get("onnx", PARTS, make)
+    assert made.size_bytes == len(b"enginemodel")
+    assert cache.get("onnx", PARTS, pytest.fail) == made
+    damage(entry(cache) / "engines" / "one.engine")
+    assert cache.get("onnx", PARTS, make) == made
+
+
+def test_what_is_discarded_is_made_again_and_strangers_files_stay(cache, maker, tmp_path):
+    made = cache.get("openvino", PARTS, maker)
+    cache.discard(Path(made.path))
+    assert not Path(made.path).exists()
+    assert cache.get("openvino", PARTS, maker) == made
+    assert maker.calls == 2
+    (tmp_path / "mine.onnx").touch()
+    cache.discard(tmp_path / "mine.onnx")
+    assert (tmp_path / "mine.onnx").exists()
+
+
 def test_a_whole_folder_gone_is_made_again(cache, maker):
     made = cache.get("openvino", PARTS, maker)
     folder = entry(cache)

@@ -72,6 +72,7 @@ class Workshop:
         self.batch = fixed_batch
         self.asked = []
         self.prepared = []
+        self.discarded = []
 
     def ask(self, job, environ, cpus):
         key = job.setup.case.model
@@ -82,6 +83,9 @@ class Workshop:
         if isinstance(answer, BaseException):
             raise answer
         return answer
+
+    def discard(self, engine):
+        self.discarded.append(engine)
 
     def engine(self, card, setup):
         self.prepared.append(card.name)
@@ -112,6 +116,9 @@ class Steps(Quiet):
 
     def step(self, what):
         self.lines.append(what)
+
+    def say(self, line):
+        self.lines.append(line)
 
 
 @pytest.fixture
@@ -627,8 +634,10 @@ def test_the_exit_code_says_what_a_run_came_to(statuses, code, line):
 class Differing(type(backends.get("simulated"))):
     """As `simulated`, but of each case three engines are made."""
 
-    builds = 3
     options = {**backends.get("simulated").options, "build": "0"}
+
+    def builds_with(self, options):
+        return 3
 
 
 @pytest.mark.parametrize(("asked", "built"), [("0", ["1", "2", "3", "1", "2"]), ("7", ["7"] * 5)])
@@ -638,6 +647,41 @@ def test_repetitions_take_turns_with_the_builds_of_a_case(execute, monkeypatch, 
     execute([case("A")], workshop, options={"build": asked}, repetitions=5)
     assert [job.setup.options["build"] for *_, job in workshop.asked] == built
     assert len(workshop.prepared) == len(set(built))
+
+
+STALE = Problem(status="stale", reason="model.plan was built for TensorRT 10.4.0; here it is 10.16.1", log="log")
+
+
+def test_a_stale_engine_is_made_again_and_measured(execute):
+    workshop, steps = Workshop({"A": [measured(), STALE, measured(), measured()]}), Steps()
+    found = execute([case("A")], workshop, progress=steps, repetitions=3).records
+    assert [(record.status, record.repetition) for record in found] == [("ok", 0), ("ok", 1), ("ok", 2)]
+    assert workshop.discarded == [ENGINE.path]
+    assert len(workshop.prepared) == 2
+    assert f"{case('A').key}: the engine is made again, since {STALE.reason}" in steps.lines
+
+
+def test_an_engine_that_stays_stale_is_a_failure(execute):
+    workshop = Workshop({"A": [STALE, STALE, measured()]})
+    (record,) = execute([case("A")], workshop, repetitions=3).records
+    assert (record.status, record.reason, record.log) == ("failed", STALE.reason, "log")
+    assert len(workshop.asked) == 2
+
+
+def test_an_engine_that_cannot_be_made_again_says_why(execute):
+    workshop = Workshop({"A": [measured(), STALE]})
+    workshop.discard = lambda engine: workshop.engines.update(A=Failed("TensorRT built no engine"))
+    found = execute([case("A")], workshop, repetitions=3).records
+    assert [(record.status, record.repetition) for record in found] == [("ok", 0), ("failed", 1)]
+    assert found[1].reason == "TensorRT built no engine"
+
+
+def test_of_several_builds_only_the_stale_one_is_made_again(execute, monkeypatch):
+    monkeypatch.setattr(backends, "get", lambda name: Differing())
+    workshop = Workshop({"A": [measured(), STALE, *[measured()] * 3]})
+    execute([case("A")], workshop, options={"build": "0"}, repetitions=4)
+    assert [job.setup.options["build"] for *_, job in workshop.asked] == ["1", "2", "2", "3", "1"]
+    assert len(workshop.prepared) == 3 + 1
 
 
 # Phones: the order is drawn, and drift is looked for

@@ -159,9 +159,6 @@ class BaseBackend:
     engine: ClassVar[str] = ""
     kinds: ClassVar[frozenset[str]] = frozenset()
     precisions: ClassVar[frozenset[str]] = frozenset()
-    #: how many engines are made of a case, numbered by its option `build`: where two builds of one differ, repetitions
-    #: take turns with them, so that their spread is seen
-    builds: ClassVar[int] = 1
     #: a backend that is no runtime never enters a plan unasked
     default: ClassVar[bool] = True
     #: whether outputs are real, so that parity can be checked
@@ -206,6 +203,15 @@ class BaseBackend:
         """What a model of the backend's source format takes. Raises UsageError for a file that can't be read."""
         raise NotImplementedError
 
+    def engine_with(self, options: Mapping[str, str]) -> str:  # noqa: ARG002 - for those that override it
+        """The format of the engine that is made with these options; "" where the source itself is run."""
+        return self.engine
+
+    def builds_with(self, options: Mapping[str, str]) -> int:  # noqa: ARG002 - for those that override it
+        """How many engines are made of a case, numbered by its option `build`: where two builds of one differ,
+        repetitions take turns with them, so that their spread is seen."""
+        return 1
+
     def variant(self, setup: Setup) -> dict[str, str]:  # noqa: ARG002 - for those that override it
         """What of `setup` an engine depends on, besides its source."""
         return {}
@@ -215,7 +221,8 @@ class BaseBackend:
         return source
 
     def open(self, engine: Path, setup: Setup) -> Session:
-        """Raises Unsupported where the runtime can't do the case, Failed where the engine is damaged."""
+        """Raises Unsupported where the runtime can't do the case, Failed where the engine is damaged, Stale for one
+        that it would make anew."""
         raise NotImplementedError
 
     def runtime(self, device: HardwareProfile) -> Any:

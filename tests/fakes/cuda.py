@@ -163,7 +163,11 @@ class FakeCuda:
     def _cudaMallocHost(self, size):
         return self._allocate(size, "pinned memory")
 
-    _cudaFree = _cudaFreeHost = _gone
+    def _cudaFree(self, address):
+        if address:  # 0 makes the context, and frees nothing
+            self._gone(address)
+
+    _cudaFreeHost = _gone
 
     def _cudaMemsetAsync(self, pointer, value, size, stream):
         self.give(stream, 0, lambda: ctypes.memset(pointer, value, size))

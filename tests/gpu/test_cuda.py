@@ -21,13 +21,13 @@ def test_the_gpu_is_described_without_being_touched():
 def test_waiting_spins():
     api = FakeCuda()
     Cuda(api).start()
-    assert api.calls == ["cudaSetDeviceFlags", "cudaSetDevice"]
+    assert api.calls == ["cudaSetDeviceFlags", "cudaSetDevice", "cudaFree"]
 
 
 def test_a_gpu_that_already_works_is_taken_as_it_is():
     api = FakeCuda(errors={"cudaSetDeviceFlags": 708})
     Cuda(api).start()
-    assert api.calls[-1] == "cudaSetDevice"
+    assert api.calls[-2:] == ["cudaSetDevice", "cudaFree"]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """TensorRT: 8.6, 10 and 11 through one path. An engine is made on the GPU that it runs on, for one batch size."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from bench.trtexec.definitions import Version
 #: options that an engine is built by
 #: whose definitions are taken beside ours; of each major version the newest that they were checked against
 RELEASES = {"trtexec-10": Version(10, 13), "trtexec-11": Version(11, 1)}
+#: between kernels of nearly one speed the noise of the builder's own timing decides
+BUILDS = 3
 BUILT_BY = ("tf32", "strong_typing", "level", "workspace_mib", "build")
 
 
@@ -28,8 +31,6 @@ class Backend(BaseBackend):
     engine = "tensorrt"
     kinds = frozenset({"gpu"})
     precisions = frozenset({"fp32", "fp16", "int8"})
-    # Between kernels of nearly one speed the noise of the builder's own timing decides.
-    builds = 3
     options = {
         "cuda_graph": ("off", "on"),
         "tf32": ("off", "on"),
@@ -43,10 +44,11 @@ class Backend(BaseBackend):
     def intervals_on(self, kind: str) -> frozenset[Interval]:
         return super().intervals_on(kind) | {"device"}
 
+    def builds_with(self, options: Mapping[str, str]) -> int:  # noqa: ARG002
+        return BUILDS
+
     def probe(self, device: HardwareProfile) -> str:
-        trt = self.runtime(device)
-        cuda.load().gpu()
-        return str(trt.__version__)
+        return str(self._started(device)[0].__version__)
 
     def variant(self, setup: Setup) -> dict[str, str]:
         """An engine is of one GPU, precision, shape and number of its build: that of another number is made anew."""
@@ -64,19 +66,19 @@ class Backend(BaseBackend):
 
     def build(self, source: Path, folder: Path, setup: Setup) -> Path:
         self.refuse_precision(setup.case)
-        trt, _, gpu = self._started(setup)
+        trt, _, gpu = self._started(setup.device)
         return Build(trt, gpu, source, setup).make(folder)
 
     def open(self, engine: Path, setup: Setup) -> Session:
         self.refuse_precision(setup.case)
-        trt, runtime, gpu = self._started(setup)
+        trt, runtime, gpu = self._started(setup.device)
         content, facts = plan.load(engine, trt, gpu, setup)
         graph, release = setup.options["cuda_graph"] == "on", RELEASES.get(setup.options["semantics"])
         return TensorRtSession(trt, runtime, gpu, content, facts, graph, release)
 
-    def _started(self, setup: Setup) -> tuple[Any, cuda.Cuda, cuda.Gpu]:
+    def _started(self, device: HardwareProfile) -> tuple[Any, cuda.Cuda, cuda.Gpu]:
         """TensorRT, the CUDA runtime, and the GPU, which is this process's from now on."""
-        trt = self.runtime(setup.device)
+        trt = self.runtime(device)
         runtime = cuda.load()
         gpu = runtime.gpu()
         runtime.start()

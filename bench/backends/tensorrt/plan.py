@@ -13,7 +13,7 @@ from bench.artifacts import default_root
 from bench.backends import Setup
 from bench.backends.tensorrt.api import Trt
 from bench.cuda import Gpu
-from bench.errors import Failed
+from bench.errors import Stale
 from bench.schema import Frozen, Precision
 
 PLAN = "model.plan"
@@ -63,7 +63,7 @@ def save(folder: Path, plan: bytes, facts: Facts) -> Path:
 
 
 def load(file: Path, trt: Trt, gpu: Gpu, setup: Setup) -> tuple[bytes, Facts]:
-    """The plan and its facts. Raises Failed for a file that is not ours or damaged, and for one that fits something
+    """The plan and its facts. Raises Stale for a file that is not ours or damaged, and for one that fits something
     else than this TensorRT, this GPU and this case."""
     beside, build_again = facts_file(file), _build_again(file)
     try:
@@ -71,12 +71,12 @@ def load(file: Path, trt: Trt, gpu: Gpu, setup: Setup) -> tuple[bytes, Facts]:
         plan = file.read_bytes()
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         found = f"{beside.name} beside it is missing or damaged"
-        raise Failed(f"{file.name} is no engine of bench", found, build_again) from error
+        raise Stale(f"{file.name} is no engine of bench", found, build_again) from error
     if digest(plan) != facts.plan_sha256:
-        raise Failed(f"{file.name} is damaged", f"it is not what {beside.name} tells of", build_again)
+        raise Stale(f"{file.name} is damaged", f"it is not what {beside.name} tells of", build_again)
     for what, there, here in _conditions(facts, trt, gpu, setup):
         if there != here:
-            raise Failed(f"{file.name} was built for {what} {there}", f"here it is {here}", build_again)
+            raise Stale(f"{file.name} was built for {what} {there}", f"here it is {here}", build_again)
     return plan, facts
 
 
