@@ -6,11 +6,12 @@ pooling. FLOPs = 2 x MACs. Counts are for one image, whatever the batch of the g
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from math import prod
 from pathlib import Path
-from typing import Any
 
 from bench.errors import UsageError
+from bench.onnx_api import Dimension, Inference, Model, Node, Onnx
 from bench.schema import Frozen
 
 # What is counted, and which two inputs of it are multiplied.
@@ -54,14 +55,15 @@ def count(path: Path, input_shape: Shape | None = None) -> Counts:
     return Counts(macs=macs // batch, nodes=dict(sorted(nodes.items())), uncounted=_uncounted(model))
 
 
-def _load(path: Path) -> Any:
+def _load(path: Path) -> Model:
     import onnx
     from google.protobuf.message import DecodeError
 
+    reader: Onnx = onnx
     do = "give a .onnx file that onnx.checker accepts"
     try:
         # Shapes are inferred without the values of large weights, so those kept beside the file may stay there.
-        model = onnx.load(path, format="protobuf", load_external_data=False)
+        model = reader.load(path, format="protobuf", load_external_data=False)
     except OSError as error:
         raise UsageError(f"cannot read {path}", error.strerror or str(error), do) from error
     except DecodeError as error:
@@ -71,7 +73,7 @@ def _load(path: Path) -> Any:
     return model
 
 
-def _fix_batch(model: Any, input_shape: Shape | None) -> int:
+def _fix_batch(model: Model, input_shape: Shape | None) -> int:
     """Set an open batch to 1, and what else is open to `input_shape`; return the batch."""
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [value.type.tensor_type.shape.dim for value in model.graph.input if value.name not in weights]
@@ -81,17 +83,17 @@ def _fix_batch(model: Any, input_shape: Shape | None) -> int:
         return 1
     batch = inputs[0][0].dim_value
     _fill(inputs[0], (batch, *(input_shape or ())))
-    return int(batch)
+    return batch
 
 
-def _fill(dims: Any, sizes: Shape) -> None:
+def _fill(dims: Sequence[Dimension], sizes: Shape) -> None:
     """Open dimensions are named, absent, or, from some exporters, 0 or -1."""
     for dim, size in zip(dims, sizes, strict=False):
         if dim.dim_value < 1:
             dim.dim_value = size
 
 
-def _bypass_identities(model: Any) -> None:
+def _bypass_identities(model: Model) -> None:
     """Inference loses the value of a constant in an Identity, and with it the shape made by a Reshape."""
     sources: dict[str, str] = {}
     for node in model.graph.node:
@@ -101,13 +103,14 @@ def _bypass_identities(model: Any) -> None:
             sources[node.output[0]] = node.input[0]
 
 
-def _shapes(model: Any, path: Path) -> dict[str, Shape]:
+def _shapes(model: Model, path: Path) -> dict[str, Shape]:
     """The shape of every tensor that has a full one."""
     from onnx import shape_inference
 
+    inference: Inference = shape_inference
     try:
-        graph = shape_inference.infer_shapes(model, data_prop=True).graph
-    except shape_inference.InferenceError as error:
+        graph = inference.infer_shapes(model, data_prop=True).graph
+    except inference.InferenceError as error:
         found = " ".join(str(error).split())
         raise UsageError(f"cannot infer the shapes of {path}", found, "export the model anew") from error
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
@@ -118,7 +121,7 @@ def _shapes(model: Any, path: Path) -> dict[str, Shape]:
     return shapes
 
 
-def _macs(node: Any, shapes: dict[str, Shape], path: Path) -> int:
+def _macs(node: Node, shapes: dict[str, Shape], path: Path) -> int:
     left, right = (node.input[i] for i in FACTORS[node.op_type])
     output = node.output[0]
     if unknown := [name for name in (left, right, output) if name not in shapes]:
@@ -136,8 +139,8 @@ def _macs(node: Any, shapes: dict[str, Shape], path: Path) -> int:
     return prod(shapes[output]) * shapes[left][-1]
 
 
-def _uncounted(model: Any) -> tuple[str, ...]:
-    def counted(node: Any) -> bool:
+def _uncounted(model: Model) -> tuple[str, ...]:
+    def counted(node: Node) -> bool:
         return node.domain in ("", "ai.onnx") and node.op_type not in BEYOND
 
     return tuple(sorted({node.op_type for node in model.graph.node if not counted(node)}))

@@ -12,6 +12,7 @@ from bench import counting, pdparams, weights
 from bench.artifacts import Made
 from bench.catalog import MODELS, ModelCard
 from bench.errors import Failed, UsageError, last_line
+from bench.onnx_api import Paddle2Onnx
 
 SEED = 0
 MOST_FUSING_ERROR = 1e-4
@@ -104,9 +105,10 @@ def onnx_from_paddle(source: Path, opset: int, input_shape: tuple[int, ...], fol
     os.environ["POLYGRAPHY_AUTOINSTALL_DEPS"] = "0"
     import paddle2onnx
 
+    converter: Paddle2Onnx = paddle2onnx
     file = folder / "model.onnx"
     try:
-        paddle2onnx.export(
+        converter.export(
             str(source),
             str(source.with_suffix(".pdiparams")),
             str(file),

@@ -1,11 +1,11 @@
-"""Paddle Inference, as far as the backends over it share it: parameter files, its words, predictors on a GPU."""
+"""Paddle Inference, as far as the backends over it share it: parameter files, its words, what it takes for a GPU."""
 
 import math
 import re
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 from bench.errors import EXPORT_AGAIN, BenchError, Failed, Unavailable, UsageError, last_line
 from bench.gpu import causes
@@ -18,18 +18,10 @@ from bench.paddle_api import (
     Paddle,
     Predictor,
     Profiling,
-    Tensor,
     TensorDescription,
     VariableTypes,
 )
-from bench.schema import Input, Validity
-from bench.synchrony import unsynchronised
-from bench.timing import Clock
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    Arrays = list[np.ndarray[Any, Any]]
+from bench.schema import Input
 
 #: workers are shown the GPU that is meant and no other
 GPU = 0
@@ -173,11 +165,14 @@ def use_gpu(config: Configuration) -> None:
         raise Unavailable("this PaddlePaddle is a build for CPUs", "enable_use_gpu had no effect", causes.PADDLE)
 
 
-def config_of(engine: Path) -> Configuration:
-    """A configuration for a model file with its parameters beside it. Raises Failed where those are cut off."""
+def config_of(engine: Path, program: Path | None = None) -> Configuration:
+    """A configuration for a model file, or for `program` in its place, with the parameters beside the model file.
+
+    Raises Failed where those are cut off.
+    """
     parameters = engine.with_suffix(".pdiparams")
     require_whole(parameters)
-    config = inference_api().Config(str(engine), str(parameters))
+    config = inference_api().Config(str(program or engine), str(parameters))
     if engine.suffix == ".json":
         # Without both, memory_optim fails on a .json model (`Not find predictor_id 0`).
         config.enable_new_ir(True)
@@ -203,73 +198,6 @@ def predictor_of(config: Configuration, engine: Path) -> tuple[Predictor, str]:
 def broken_off(error: Exception, file: Path) -> BenchError:
     """What to raise where an inference failed."""
     return causes.explained(str(error), Failed("Paddle broke off the inference", said(error, file)))
-
-
-class GpuPredictor:
-    """A predictor on the GPU, to be mixed into a Session.
-
-    Paddle's `run` and `copy_from_cpu` only enqueue, so `run` here ends with waiting for the GPU, while `end_to_end`
-    ends with copying out, which waits too. The inputs of `run` are tensors on the GPU that the predictor shares.
-    """
-
-    clock: Clock
-
-    def __init__(self, predictor: Predictor, engine: Path) -> None:
-        import paddle
-
-        self._paddle: Paddle = paddle
-        self._predictor = predictor
-        self._engine = engine
-        self._inputs = [predictor.get_input_handle(name) for name in predictor.get_input_names()]
-        self._outputs = [predictor.get_output_handle(name) for name in predictor.get_output_names()]
-        self._arrays: Arrays = []
-        self._tensors: list[Tensor] = []
-
-    def feed(self, inputs: "Arrays") -> None:
-        place = self._paddle.CUDAPlace(GPU)
-        self._arrays = inputs
-        try:
-            self._tensors = [self._paddle.to_tensor(array, place=place) for array in inputs]
-            for handle, tensor in zip(self._inputs, self._tensors, strict=True):
-                handle.reshape(list(tensor.shape))
-                handle.share_external_data(tensor)
-            self._wait()
-        except Exception as error:  # it raises what its C++ side throws
-            raise broken_off(error, self._engine) from error
-
-    def run(self) -> None:
-        try:
-            self._predictor.run()
-            self._wait()
-        except Exception as error:
-            raise broken_off(error, self._engine) from error
-
-    def _wait(self) -> None:
-        # By name: without it Paddle waits for the current place, which may be the CPU.
-        self._paddle.device.synchronize(PLACE)
-
-    def fetch(self) -> "Arrays":
-        return [handle.copy_to_cpu() for handle in self._outputs]
-
-    def end_to_end(self) -> "Arrays":
-        try:
-            for handle, array in zip(self._inputs, self._arrays, strict=True):
-                handle.copy_from_cpu(array)
-            self._predictor.run()
-            return self.fetch()
-        except Exception as error:
-            raise broken_off(error, self._engine) from error
-
-    def semantics(self) -> dict[str, str]:
-        inference = "one inference of the whole batch"
-        return {"end_to_end": f"copy the inputs in from pageable memory, {inference}, copy the outputs out to it"}
-
-    def validity(self) -> tuple[Validity, ...]:
-        return tuple(unsynchronised(self.run, self.fetch, self.clock))
-
-    def close(self) -> None:
-        del self._inputs, self._outputs, self._predictor
-        self._arrays, self._tensors = [], []
 
 
 def versions_of(paddle: Paddle) -> dict[str, str]:

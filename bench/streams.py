@@ -23,6 +23,10 @@ LEAST_BYTES = 256
 BURST = 4
 TRIES = 3
 LEAST_GROWTH = 2.0
+# Of the check that work waits for what its stream was given before it: copies keep the stream busy, first so many, then
+# more, until it still is when the work has been enqueued.
+HOLD_BYTES = 8 << 20
+HOLDS = (8, 64, 512)
 #: the resolution of events is half a microsecond, that of host clocks finer
 SLACK_MS = 0.002
 
@@ -113,3 +117,27 @@ class Events:
         one, four = (min(burst.device_ms for burst in group) for group in (ones, several))
         if four < LEAST_GROWTH * one:
             yield Validity("unsynchronised", f"{BURST} inferences took {four:.3f} ms where one took {one:.3f} ms")
+
+
+def held(cuda: Cuda, stream: Handle, prepare: Callable[[], object], enqueue: Callable[[], object]) -> bool:
+    """Whether what `enqueue` gives the stream was given before the stream had come to it, behind long copies.
+
+    It is False where `enqueue` waits for the stream. Both may be called several times, `prepare` before the copies; all
+    is done in the end.
+    """
+    import numpy as np
+
+    with ExitStack() as owner:
+        busy = Buffer(cuda.memory(HOLD_BYTES, owner), pinned(cuda, (HOLD_BYTES,), np.uint8, owner))
+        over = cuda.event(owner)
+        for copies in HOLDS:
+            prepare()
+            for _ in range(copies):
+                busy.copy_in(cuda, stream)
+            cuda.record(over, stream)
+            enqueue()
+            behind = not cuda.done(over)
+            cuda.finish()  # all of it, or the copies would outlive their memory
+            if behind:
+                return True
+    return False

@@ -12,19 +12,19 @@ from bench.catalog import HardwareProfile
 from bench.errors import EXPORT_AGAIN, Failed, UsageError
 from bench.overhear import redirected
 from bench.paddle_api import Configuration, Paddle
+from bench.paddle_gpu import GpuPredictor, Lane, take_gpu
 from bench.paddle_inference import (
     PLACE,
-    GpuPredictor,
     config_of,
     fed,
     inference_api,
     predictor_of,
     require_gpu,
     said,
-    use_gpu,
     versions_of,
 )
-from bench.schema import Input
+from bench.schema import Input, Interval, Measurement, Settings
+from bench.timing import Clock
 
 if TYPE_CHECKING:
     from bench.backends import Arrays
@@ -134,7 +134,13 @@ class GpuSession(GpuPredictor, Session):
 
     def effective(self) -> dict[str, Any]:
         """Paddle can't say in which precision its kernels compute."""
-        return {"place": PLACE, **versions_of(self._paddle)}
+        return {"place": PLACE, "own_stream": self._lane.stream is not None, **versions_of(self._paddle)}
+
+    def measure(
+        self, settings: Settings, clock: Clock | None = None, shoot: Callable[[Interval], object] | None = None
+    ) -> Measurement:
+        self.prepare(settings.intervals)
+        return super().measure(settings, clock, shoot)
 
 
 class Backend(BaseBackend):
@@ -142,7 +148,7 @@ class Backend(BaseBackend):
     requires = ("paddle",)
     install = "pip install paddlepaddle setuptools"
     distributions = ("paddlepaddle", "paddlepaddle-gpu")
-    code = ("paddle_inference",)
+    code = ("paddle_gpu", "paddle_inference")
     source = "paddle"
     kinds = frozenset({"cpu", "gpu"})
     precisions = frozenset({"fp32"})
@@ -151,8 +157,9 @@ class Backend(BaseBackend):
         "eager_delete": ("off", "on"),
         "memory_optim": ("on", "off"),
         "tf32": ("off", "on"),
+        "copies": ("pageable", "pinned"),
     }
-    only = {"onednn": "cpu", "eager_delete": "cpu", "tf32": "gpu"}
+    only = {"onednn": "cpu", "eager_delete": "cpu", "tf32": "gpu", "copies": "gpu"}
     plain = {"onednn": "off"}
 
     def environment(self, options: Mapping[str, str]) -> dict[str, str]:
@@ -161,10 +168,14 @@ class Backend(BaseBackend):
         environ = {"FLAGS_eager_delete_tensor_gb": "-1"} if options.get("eager_delete") == "off" else {}
         return environ | ({"NVIDIA_TF32_OVERRIDE": "0"} if options.get("tf32") == "off" else {})
 
+    def intervals_on(self, kind: str) -> frozenset[Interval]:
+        return super().intervals_on(kind) | ({"device"} if kind == "gpu" else set())
+
     def probe(self, device: HardwareProfile) -> str:
         paddle: Paddle = self.runtime(device)
         if device.kind == "gpu":
             require_gpu(paddle)
+            take_gpu(paddle)
         return paddle.__version__
 
     def inspect(self, source: Path) -> tuple[Input, ...]:
@@ -191,7 +202,7 @@ class Backend(BaseBackend):
         if setup.options["memory_optim"] == "on":
             config.enable_memory_optim()
         if setup.device.kind == "gpu":
-            return _on_gpu(config, engine)
+            return _on_gpu(config, engine, setup.options["copies"])
         config.set_cpu_math_library_num_threads(setup.case.threads)
         if setup.options["onednn"] == "on":
             config.enable_mkldnn()
@@ -203,7 +214,7 @@ class Backend(BaseBackend):
             raise Failed(f"Paddle cannot open {engine.name}", said(error, engine)) from error
 
 
-def _on_gpu(config: Configuration, engine: Path) -> Session:
+def _on_gpu(config: Configuration, engine: Path, copies: str) -> Session:
     require_gpu(_paddle())
-    use_gpu(config)
-    return GpuSession(predictor_of(config, engine)[0], engine)
+    lane = Lane(config, copies)
+    return GpuSession(predictor_of(config, engine)[0], engine, lane)

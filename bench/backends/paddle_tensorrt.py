@@ -7,10 +7,12 @@ at most. So it is proved: for a `.pdmodel` by that log, for a `.json` (Paddle 3)
 import contextlib
 import importlib.util
 import os
+import platform
 import re
 import shutil
+import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,13 +21,13 @@ import msgspec
 
 from bench.backends import BaseBackend, Session, Setup
 from bench.catalog import HardwareProfile
-from bench.errors import EXPORT_AGAIN, BenchError, Failed, Unavailable, Unsupported
+from bench.errors import EXPORT_AGAIN, BenchError, Failed, Stale, Unavailable, Unsupported, UsageError
 from bench.gpu import causes
 from bench.overhear import standard_error
 from bench.paddle_api import Configuration, Export, Paddle, Predictor
+from bench.paddle_gpu import GpuPredictor, Lane, take_gpu
 from bench.paddle_inference import (
     PLACE,
-    GpuPredictor,
     config_of,
     executed,
     inference_api,
@@ -35,17 +37,22 @@ from bench.paddle_inference import (
     use_gpu,
     versions_of,
 )
-from bench.schema import Frozen, Validity
+from bench.schema import Frozen, Interval, Measurement, Settings, Validity
+from bench.timing import Clock
 
+#: how many engines are made of a case, as the kernels that TensorRT picks differ from build to build
+BUILDS = 3
+#: options that an engine doesn't depend on
+OF_SESSIONS = {"copies"}
 WORKSPACE_BYTES = 1 << 30
 #: the first version of TensorRT without networks of an implicit batch, which Paddle makes of fixed shapes
 EXPLICIT_BATCH = 10
 ENGINES = "engines"
 FACTS = "tensorrt.json"
 ENGINE_OPERATOR = "tensorrt_engine"
-#: what a log holds where TensorRT works: a part of the graph with so many nodes, and what became of it
+#: what a log holds where TensorRT works: a part of the graph with so many nodes, and that an engine was made of it
 SUBGRAPH = r"detect a sub-graph with (\d+) nodes"
-BUILT, LOADED = "Prepare TRT engine", "Load TRT Optimized Info from"
+BUILT = "Prepare TRT engine"
 #: what it says of fp16, and where the GPU has none
 HALF, NO_HALF = r"[Rr]un Paddle-TRT FP16 mode", r"FP16.{,60}(?:use FP32 instead|run Paddle-TRT FP32 mode)"
 #: operators of a program that compute nothing
@@ -58,24 +65,29 @@ class Built(Frozen, frozen=True):
     """What the build of an engine showed: the nodes of each part that TensorRT took, and whether it took fp16.
 
     `operators` are those of the program before, `left` those that stayed with Paddle, by type; neither is known of a
-    `.pdmodel`, and `nodes` and `half` not of a `.json`.
+    `.pdmodel`, and `nodes` and `half` not of a `.json`, which names its engines by `folder`, where they were made.
     """
 
     nodes: tuple[int, ...] = ()
     half: bool | None = None
     operators: dict[str, int] = {}
     left: dict[str, int] = {}
+    folder: str = ""
 
 
 class TensorRtSession(GpuPredictor, Session):
-    """`built` is what is known of the engine, `versions` those of TensorRT: compiled with, and found at run time."""
+    """`built` is what is known of the engine."""
 
-    def __init__(self, predictor: Predictor, engine: Path, setup: Setup, built: Built, rebuilt: bool) -> None:
-        super().__init__(predictor, engine)
-        self._setup = setup
+    def __init__(self, predictor: Predictor, engine: Path, lane: Lane, built: Built) -> None:
+        super().__init__(predictor, engine, lane)
         self._built = built
-        self._rebuilt = rebuilt
         self._versions = _versions()
+
+    def measure(
+        self, settings: Settings, clock: Clock | None = None, shoot: Callable[[Interval], object] | None = None
+    ) -> Measurement:
+        self.prepare(settings.intervals)
+        return super().measure(settings, clock, shoot)
 
     def effective(self) -> dict[str, Any]:
         """The share of the graph by its nodes where the log counts them, else by what computes in the program."""
@@ -85,7 +97,7 @@ class TensorRtSession(GpuPredictor, Session):
             "tensorrt_nodes": list(self._built.nodes),
             "operators_left": left,
             "tensorrt_share": _share(self._built, left),
-            "engine": "built" if self._rebuilt else "loaded",
+            "own_stream": self._lane.stream is not None,
             **versions_of(self._paddle),
             **self._versions,
         }
@@ -138,6 +150,7 @@ def _computes(operator: str) -> bool:
 
 
 def _versions() -> dict[str, str]:
+    """TensorRT's: compiled with, and found at run time."""
     inference = inference_api()
     compiled, running = inference.get_trt_compile_version(), inference.get_trt_runtime_version()
     return {"tensorrt_compiled": _dotted(compiled), "tensorrt": _dotted(running)}
@@ -172,7 +185,7 @@ class Backend(BaseBackend):
     requires = ("paddle",)
     install = "pip install paddlepaddle-gpu==2.6.2 'numpy<2' setuptools"
     distributions = ("paddlepaddle-gpu", "tensorrt", "tensorrt-cu11", "tensorrt-cu12")
-    code = ("paddle_inference",)
+    code = ("paddle_gpu", "paddle_inference")
     source = "paddle"
     engine = "paddle_tensorrt"
     kinds = frozenset({"gpu"})
@@ -183,7 +196,15 @@ class Backend(BaseBackend):
         "shapes": ("fixed", "dynamic"),
         "memory_optim": ("on", "off"),
         "tf32": ("off", "on"),
+        "copies": ("pageable", "pinned"),
+        "build": "0",
     }
+
+    def builds_with(self, options: Mapping[str, str]) -> int:  # noqa: ARG002 - whatever they are
+        return BUILDS
+
+    def intervals_on(self, kind: str) -> frozenset[Interval]:
+        return super().intervals_on(kind) | {"device"}
 
     def environment(self, options: Mapping[str, str]) -> dict[str, str]:
         return {"NVIDIA_TF32_OVERRIDE": "0"} if options["tf32"] == "off" else {}
@@ -192,17 +213,22 @@ class Backend(BaseBackend):
         paddle: Paddle = self.runtime(device)
         require_gpu(paddle)
         _require_tensorrt(paddle)
-        return paddle.__version__
+        take_gpu(paddle)
+        return f"{paddle.__version__} with TensorRT {_dotted(inference_api().get_trt_runtime_version())}"
 
     def variant(self, setup: Setup) -> dict[str, str]:
         """Paddle's own cache looks at neither weights nor GPU nor versions, so every engine has a folder to itself."""
+        if not setup.options["build"].isdecimal():
+            found = f"found {setup.options['build']!r}"
+            raise UsageError("paddle_tensorrt.build takes a whole number", found, "correct --set")
         gpu = setup.found.get("gpu", {})
         return {
             "precision": setup.case.precision,
             "batch_size": str(setup.case.batch_size),
             "input_shape": "x".join(map(str, setup.input_shape)),
             "gpu": str([setup.device.name, *(gpu.get(fact) for fact in ("name", "capability", "driver"))]),
-            **setup.options,
+            "system": f"{platform.system()} {platform.machine()}",
+            **{name: value for name, value in setup.options.items() if name not in OF_SESSIONS},
         }
 
     def build(self, source: Path, folder: Path, setup: Setup) -> Path:
@@ -219,14 +245,13 @@ class Backend(BaseBackend):
         paddle: Paddle = self.runtime(setup.device)
         require_gpu(paddle)
         built = _facts(engine)
-        config = config_of(engine)
         if engine.suffix == ".json":
-            predictor = _of_converted(config, engine, setup)
-            return TensorRtSession(predictor, engine, setup, built, rebuilt=False)
-        predictor, log = _with_engines(config, engine, setup)
-        # Modes are logged only where an engine is made.
-        known = msgspec.structs.replace(understood(log), half=built.half)
-        return TensorRtSession(predictor, engine, setup, known, rebuilt=BUILT in log)
+            predictor, lane = _of_converted(engine, setup, built)
+        else:
+            predictor, lane, log = _of_prepared(engine, setup)
+            # Modes are logged only where an engine is made.
+            built = msgspec.structs.replace(understood(log), half=built.half)
+        return TensorRtSession(predictor, engine, lane, built)
 
 
 def _require_tensorrt(paddle: Paddle) -> None:
@@ -258,7 +283,9 @@ def _prepared(source: Path, folder: Path, setup: Setup) -> Path:
     (folder / ENGINES).mkdir()
     if setup.options["shapes"] == "dynamic":
         _collect_shapes(engine, setup)
-    predictor, log = _with_engines(config_of(engine), engine, setup)
+    config = config_of(engine)
+    use_gpu(config)
+    predictor, log = _with_engines(config, engine, setup)
     with standard_error() as later:
         _infer_once(predictor, setup)
     (folder / FACTS).write_bytes(msgspec.json.encode(understood(log + later.text)))
@@ -274,7 +301,6 @@ def _with_engines(config: Configuration, engine: Path, setup: Setup) -> tuple[Pr
             f"the last that does is {EXPLICIT_BATCH - 1}",
             "type: --set paddle_tensorrt.shapes=dynamic",
         )
-    use_gpu(config)
     half = setup.case.precision == "fp16"
     config.enable_tensorrt_engine(
         workspace_size=WORKSPACE_BYTES,
@@ -294,6 +320,27 @@ def _with_engines(config: Configuration, engine: Path, setup: Setup) -> tuple[Pr
     if not re.search(SUBGRAPH, log):
         raise _took_nothing(setup)
     return predictor, log
+
+
+def _of_prepared(engine: Path, setup: Setup) -> tuple[Predictor, Lane, str]:
+    """The predictor, its stream, and what was logged. Raises Stale where Paddle made an engine of its own again."""
+    before = _files(engine.parent)
+    config = config_of(engine)
+    lane = Lane(config, setup.options["copies"])
+    predictor, log = _with_engines(config, engine, setup)
+    if BUILT in log or _files(engine.parent) != before:
+        raise Stale(
+            f"the engines of TensorRT beside {engine.name} are not for what is here",
+            "Paddle made new ones",
+            "remove their folder from bench's cache (BENCH_CACHE); the next run builds them again",
+        )
+    return predictor, lane, log
+
+
+def _files(folder: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of change of each, by where it is."""
+    files = {str(file.relative_to(folder)): file.stat() for file in folder.rglob("*") if file.is_file()}
+    return {name: (found.st_size, found.st_mtime_ns) for name, found in files.items()}
 
 
 def _collect_shapes(engine: Path, setup: Setup) -> None:
@@ -348,25 +395,32 @@ def _converted(source: Path, folder: Path, setup: Setup) -> Path:
     left = operators(engine)
     if not left.pop(ENGINE_OPERATOR, 0):
         raise _took_nothing(setup)
-    (folder / FACTS).write_bytes(msgspec.json.encode(Built(operators=operators(source), left=left)))
+    if _quoted(folder) not in engine.read_text(encoding="utf-8"):
+        raise Failed("Paddle keeps the engines of TensorRT elsewhere than beside the program", "", "report this Paddle")
+    built = Built(operators=operators(source), left=left, folder=str(folder))
+    (folder / FACTS).write_bytes(msgspec.json.encode(built))
     return engine
 
 
-def _of_converted(config: Configuration, engine: Path, setup: Setup) -> Predictor:
-    import paddle
-
-    module: Paddle = paddle
-    wanted = operators(engine).get(ENGINE_OPERATOR, 0)
-    if not wanted:
+def _of_converted(engine: Path, setup: Setup, built: Built) -> tuple[Predictor, Lane]:
+    """From a copy of the program that names the engines by where they are now: releases differ in where else they look
+    for one that isn't where it was made."""
+    if not operators(engine).get(ENGINE_OPERATOR, 0):
         raise _took_nothing(setup)
-    # The program names engines by where they were made; where they are not any more, Paddle looks in this folder.
-    folders = {file.parent for file in engine.parent.rglob("*.trt")}
-    for folder in folders:
-        module.set_flags({"FLAGS_trt_engine_serialized_path": str(folder)})
-    use_gpu(config)
-    if setup.options["memory_optim"] == "on":
-        config.enable_memory_optim()
-    return predictor_of(config, engine)[0]
+    with tempfile.TemporaryDirectory() as place:
+        program = Path(place, engine.name)
+        text = engine.read_text(encoding="utf-8").replace(_quoted(Path(built.folder)), _quoted(engine.parent))
+        program.write_text(text, encoding="utf-8")
+        config = config_of(engine, program)
+        lane = Lane(config, setup.options["copies"])
+        if setup.options["memory_optim"] == "on":
+            config.enable_memory_optim()
+        return predictor_of(config, engine)[0], lane
+
+
+def _quoted(folder: Path) -> str:
+    """As it begins a text in JSON."""
+    return msgspec.json.encode(f"{folder}{os.sep}").decode()[:-1]
 
 
 def _least_nodes(setup: Setup) -> int:
@@ -385,4 +439,5 @@ def _facts(engine: Path) -> Built:
     try:
         return msgspec.json.decode((engine.parent / FACTS).read_bytes(), type=Built)
     except (OSError, msgspec.DecodeError) as error:
-        raise Failed(f"{engine.name} is no engine of ours", f"{FACTS} is not beside it", EXPORT_AGAIN) from error
+        found = f"{FACTS} beside it is missing or damaged"
+        raise Stale(f"{engine.name} is no engine of bench", found, EXPORT_AGAIN) from error

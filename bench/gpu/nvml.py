@@ -6,105 +6,84 @@ The package is nvidia-ml-py, its module pynvml. What a driver or a GPU doesn't t
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any, TypeVar
 
 from bench.errors import Unavailable
+from bench.gpu.nvml_api import Handle, Process, Pynvml
 from bench.gpu.selection import LIST_GPUS, Gpu
 from bench.schema import Frozen
 
-Handle = Any
 INSTALL = "pip install nvidia-ml-py"
 #: samples a second; the rate at which drivers renew most of these figures themselves
 RATE_HZ = 15.0
 #: a call into a hung driver never returns; nobody waits longer than this for it
 PATIENCE_S = 2.0
 
-
-class Library(Protocol):
-    """What we call by name of the module pynvml; the getters are named in FACTS and STATES."""
-
-    NVMLError: type[Exception]
-    NVMLError_DriverNotLoaded: type[Exception]
-    NVMLError_LibRmVersionMismatch: type[Exception]
-    NVMLError_LibraryNotFound: type[Exception]
-
-    def nvmlInit(self) -> None: ...  # noqa: N802
-    def nvmlShutdown(self) -> None: ...  # noqa: N802
-    def nvmlDeviceGetCount(self) -> int: ...  # noqa: N802
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> Handle: ...  # noqa: N802
-    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> Handle: ...  # noqa: N802
-    def nvmlDeviceGetHandleByPciBusId(self, pciBusId: str) -> Handle: ...  # noqa: N802, N803
+Answer = TypeVar("Answer")
+#: how one field is read of a GPU
+Query = Callable[[Pynvml, Handle], int | str | tuple[int, ...]]
 
 
-class Query(Frozen, frozen=True):
-    """How one field is read: the first of `functions` that the driver has, with constants of NVML as arguments."""
-
-    functions: tuple[str, ...]
-    constants: tuple[str, ...] = ()
-    pick: Callable[[Any], Any] | None = None
-
-
-def _query(*functions: str, constants: Sequence[str] = (), pick: Callable[[Any], Any] | None = None) -> Query:
-    return Query(tuple(f"nvmlDeviceGet{function}" for function in functions), tuple(constants), pick)
-
-
-def _first(pair: Sequence[int]) -> int:
-    return pair[0]
-
-
-def _second(pair: Sequence[int]) -> int:
-    return pair[1]
-
-
-def _pids(processes: Iterable[Any]) -> tuple[int, ...]:
+def _pids(processes: Iterable[Process]) -> tuple[int, ...]:
     return tuple(sorted({int(process.pid) for process in processes}))
 
 
-UNCORRECTED = ("NVML_MEMORY_ERROR_TYPE_UNCORRECTED", "NVML_VOLATILE_ECC")
-FACTS = {
-    "architecture": _query("Architecture"),
-    "vbios": _query("VbiosVersion"),
-    "max_sm_clock_mhz": _query("MaxClockInfo", constants=["NVML_CLOCK_SM"]),
-    "max_memory_clock_mhz": _query("MaxClockInfo", constants=["NVML_CLOCK_MEM"]),
-    "application_sm_clock_mhz": _query("ApplicationsClock", constants=["NVML_CLOCK_SM"]),
-    "application_memory_clock_mhz": _query("ApplicationsClock", constants=["NVML_CLOCK_MEM"]),
-    "default_sm_clock_mhz": _query("DefaultApplicationsClock", constants=["NVML_CLOCK_SM"]),
-    "customer_boost_mhz": _query("MaxCustomerBoostClock", constants=["NVML_CLOCK_SM"]),
-    "supported_events": _query("SupportedClocksEventReasons", "SupportedClocksThrottleReasons"),
-    "enforced_power_limit_mw": _query("EnforcedPowerLimit"),
-    "power_limit_mw": _query("PowerManagementLimit"),
-    "default_power_limit_mw": _query("PowerManagementDefaultLimit"),
-    "least_power_limit_mw": _query("PowerManagementLimitConstraints", pick=_first),
-    "most_power_limit_mw": _query("PowerManagementLimitConstraints", pick=_second),
-    "slowdown_c": _query("TemperatureThreshold", constants=["NVML_TEMPERATURE_THRESHOLD_SLOWDOWN"]),
-    "ecc": _query("EccMode", pick=_first),
-    "ecc_pending": _query("EccMode", pick=_second),
-    "uncorrected_errors": _query("TotalEccErrors", constants=UNCORRECTED),
-    "mig": _query("MigMode", pick=_first),
-    "mig_pending": _query("MigMode", pick=_second),
-    "persistence": _query("PersistenceMode"),
-    "compute_mode": _query("ComputeMode"),
-    "virtualisation": _query("VirtualizationMode"),
-    "display_active": _query("DisplayActive"),
-    "max_pcie_generation": _query("MaxPcieLinkGeneration"),
-    "max_pcie_width": _query("MaxPcieLinkWidth"),
+FACTS: dict[str, Query] = {
+    "architecture": lambda nvml, gpu: nvml.nvmlDeviceGetArchitecture(gpu),
+    "vbios": lambda nvml, gpu: nvml.nvmlDeviceGetVbiosVersion(gpu),
+    "max_sm_clock_mhz": lambda nvml, gpu: nvml.nvmlDeviceGetMaxClockInfo(gpu, nvml.NVML_CLOCK_SM),
+    "max_memory_clock_mhz": lambda nvml, gpu: nvml.nvmlDeviceGetMaxClockInfo(gpu, nvml.NVML_CLOCK_MEM),
+    "application_sm_clock_mhz": lambda nvml, gpu: nvml.nvmlDeviceGetApplicationsClock(gpu, nvml.NVML_CLOCK_SM),
+    "application_memory_clock_mhz": lambda nvml, gpu: nvml.nvmlDeviceGetApplicationsClock(gpu, nvml.NVML_CLOCK_MEM),
+    "default_sm_clock_mhz": lambda nvml, gpu: nvml.nvmlDeviceGetDefaultApplicationsClock(gpu, nvml.NVML_CLOCK_SM),
+    "customer_boost_mhz": lambda nvml, gpu: nvml.nvmlDeviceGetMaxCustomerBoostClock(gpu, nvml.NVML_CLOCK_SM),
+    "supported_events": lambda nvml, gpu: nvml.nvmlDeviceGetSupportedClocksEventReasons(gpu),
+    "enforced_power_limit_mw": lambda nvml, gpu: nvml.nvmlDeviceGetEnforcedPowerLimit(gpu),
+    "power_limit_mw": lambda nvml, gpu: nvml.nvmlDeviceGetPowerManagementLimit(gpu),
+    "default_power_limit_mw": lambda nvml, gpu: nvml.nvmlDeviceGetPowerManagementDefaultLimit(gpu),
+    "least_power_limit_mw": lambda nvml, gpu: nvml.nvmlDeviceGetPowerManagementLimitConstraints(gpu)[0],
+    "most_power_limit_mw": lambda nvml, gpu: nvml.nvmlDeviceGetPowerManagementLimitConstraints(gpu)[1],
+    "slowdown_c": lambda nvml, gpu: nvml.nvmlDeviceGetTemperatureThreshold(
+        gpu, nvml.NVML_TEMPERATURE_THRESHOLD_SLOWDOWN
+    ),
+    "ecc": lambda nvml, gpu: nvml.nvmlDeviceGetEccMode(gpu)[0],
+    "ecc_pending": lambda nvml, gpu: nvml.nvmlDeviceGetEccMode(gpu)[1],
+    "uncorrected_errors": lambda nvml, gpu: nvml.nvmlDeviceGetTotalEccErrors(
+        gpu, nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC
+    ),
+    "mig": lambda nvml, gpu: nvml.nvmlDeviceGetMigMode(gpu)[0],
+    "mig_pending": lambda nvml, gpu: nvml.nvmlDeviceGetMigMode(gpu)[1],
+    "persistence": lambda nvml, gpu: nvml.nvmlDeviceGetPersistenceMode(gpu),
+    "compute_mode": lambda nvml, gpu: nvml.nvmlDeviceGetComputeMode(gpu),
+    "virtualisation": lambda nvml, gpu: nvml.nvmlDeviceGetVirtualizationMode(gpu),
+    "display_active": lambda nvml, gpu: nvml.nvmlDeviceGetDisplayActive(gpu),
+    "max_pcie_generation": lambda nvml, gpu: nvml.nvmlDeviceGetMaxPcieLinkGeneration(gpu),
+    "max_pcie_width": lambda nvml, gpu: nvml.nvmlDeviceGetMaxPcieLinkWidth(gpu),
 }
-STATES = {
-    "sm_clock_mhz": _query("ClockInfo", constants=["NVML_CLOCK_SM"]),
-    "memory_clock_mhz": _query("ClockInfo", constants=["NVML_CLOCK_MEM"]),
-    "events": _query("CurrentClocksEventReasons", "CurrentClocksThrottleReasons"),
-    "power_mw": _query("PowerUsage"),
-    "temperature_c": _query("Temperature", "TemperatureV", constants=["NVML_TEMPERATURE_GPU"]),
-    "performance_state": _query("PerformanceState"),
-    "pcie_generation": _query("CurrPcieLinkGeneration"),
-    "pcie_width": _query("CurrPcieLinkWidth"),
-    "utilisation_percent": _query("UtilizationRates", pick=lambda rates: rates.gpu),
-    "memory_used_bytes": _query("MemoryInfo", pick=lambda memory: memory.used),
-    "compute_pids": _query("ComputeRunningProcesses", pick=_pids),
-    "graphics_pids": _query("GraphicsRunningProcesses", pick=_pids),
-    "mps_pids": _query("MPSComputeRunningProcesses", pick=_pids),
+STATES: dict[str, Query] = {
+    "sm_clock_mhz": lambda nvml, gpu: nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM),
+    "memory_clock_mhz": lambda nvml, gpu: nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_MEM),
+    "events": lambda nvml, gpu: nvml.nvmlDeviceGetCurrentClocksEventReasons(gpu),
+    "power_mw": lambda nvml, gpu: nvml.nvmlDeviceGetPowerUsage(gpu),
+    "temperature_c": lambda nvml, gpu: nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU),
+    "performance_state": lambda nvml, gpu: nvml.nvmlDeviceGetPerformanceState(gpu),
+    "pcie_generation": lambda nvml, gpu: nvml.nvmlDeviceGetCurrPcieLinkGeneration(gpu),
+    "pcie_width": lambda nvml, gpu: nvml.nvmlDeviceGetCurrPcieLinkWidth(gpu),
+    "utilisation_percent": lambda nvml, gpu: nvml.nvmlDeviceGetUtilizationRates(gpu).gpu,
+    "memory_used_bytes": lambda nvml, gpu: nvml.nvmlDeviceGetMemoryInfo(gpu).used,
+    "compute_pids": lambda nvml, gpu: _pids(nvml.nvmlDeviceGetComputeRunningProcesses(gpu)),
+    "graphics_pids": lambda nvml, gpu: _pids(nvml.nvmlDeviceGetGraphicsRunningProcesses(gpu)),
+    "mps_pids": lambda nvml, gpu: _pids(nvml.nvmlDeviceGetMPSComputeRunningProcesses(gpu)),
 }
+#: the same by another name, asked only where a driver or the package lacks the first
+OTHERWISE: dict[str, Query] = {
+    "supported_events": lambda nvml, gpu: nvml.nvmlDeviceGetSupportedClocksThrottleReasons(gpu),
+    "events": lambda nvml, gpu: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu),
+    "temperature_c": lambda nvml, gpu: nvml.nvmlDeviceGetTemperatureV(gpu, nvml.NVML_TEMPERATURE_GPU),
+}
+LACKING = "FunctionNotFound"
 
 
 class Facts(Frozen, frozen=True):
@@ -176,52 +155,60 @@ class State(Frozen, frozen=True):
 class Nvml:
     """Reads GPUs; `library` is the module pynvml, after nvmlInit."""
 
-    def __init__(self, library: Library, clock: Callable[[], int] = time.monotonic_ns) -> None:
+    def __init__(self, library: Pynvml, clock: Callable[[], int] = time.monotonic_ns) -> None:
         self._library, self._clock = library, clock
 
     def gpus(self) -> tuple[list[Gpu], list[str]]:
         """The GPUs that the driver lists, and a line for each that it can't open."""
         found, broken = [], []
-        count, why = self._call("nvmlDeviceGetCount")
+        count, why = self._ask(lambda: self._library.nvmlDeviceGetCount())
         for index in range(count or 0):
-            handle, why = self._call("nvmlDeviceGetHandleByIndex", index)
-            if why:
+            handle, why = self._by_index(index)
+            if handle is None:
                 broken.append(f"GPU {index}: {why}")
             else:
                 found.append(self._identity(handle, index))
         return found, broken if count is not None else [f"GPUs: {why}"]
 
-    def _identity(self, handle: Handle, index: int) -> Gpu:
-        asked = {name: self._call(f"nvmlDeviceGet{name}", handle)[0] for name in IDENTITY}
-        cuda, _ = self._first_of(("nvmlSystemGetCudaDriverVersion_v2", "nvmlSystemGetCudaDriverVersion"))
-        mig, memory, pci = asked["MigMode"], asked["MemoryInfo"], asked["PciInfo"]
+    def _by_index(self, index: int) -> tuple[Handle | None, str]:
+        return self._ask(lambda: self._library.nvmlDeviceGetHandleByIndex(index))
+
+    def _identity(self, gpu: Handle, index: int) -> Gpu:
+        nvml = self._library
+        cuda = self._told(
+            lambda: nvml.nvmlSystemGetCudaDriverVersion_v2(), lambda: nvml.nvmlSystemGetCudaDriverVersion()
+        )
+        mig = self._told(lambda: nvml.nvmlDeviceGetMigMode(gpu))
+        memory = self._told(lambda: nvml.nvmlDeviceGetMemoryInfo(gpu))
+        pci = self._told(lambda: nvml.nvmlDeviceGetPciInfo(gpu))
         return Gpu(
             index=index,
-            name=asked["Name"] or "NVIDIA GPU of unknown name",
-            uuid=asked["UUID"] or "",
-            pci_bus_id=str(pci.busId) if pci else "",
-            capability=asked["CudaComputeCapability"],
+            name=self._told(lambda: nvml.nvmlDeviceGetName(gpu)) or "NVIDIA GPU of unknown name",
+            uuid=self._told(lambda: nvml.nvmlDeviceGetUUID(gpu)) or "",
+            pci_bus_id=pci.busId if pci else "",
+            capability=self._told(lambda: nvml.nvmlDeviceGetCudaComputeCapability(gpu)),
             memory_bytes=memory.total if memory else None,
-            driver=self._call("nvmlSystemGetDriverVersion")[0] or "",
+            driver=self._told(lambda: nvml.nvmlSystemGetDriverVersion()) or "",
             cuda_driver=(cuda // 1000, cuda % 1000 // 10) if cuda else None,
             mig=bool(mig and mig[0]),
         )
 
     def handle(self, gpu: Gpu) -> Handle:
         """By UUID or else PCI bus id, since an index moves when a GPU falls off. Raises Unavailable if it is gone."""
-        by_uuid = ("nvmlDeviceGetHandleByUUID", gpu.uuid)
-        by_bus = ("nvmlDeviceGetHandleByPciBusId", gpu.pci_bus_id)
+        nvml = self._library
+        by_uuid = (gpu.uuid, lambda: nvml.nvmlDeviceGetHandleByUUID(gpu.uuid))
+        by_bus = (gpu.pci_bus_id, lambda: nvml.nvmlDeviceGetHandleByPciBusId(gpu.pci_bus_id))
         why = "it has neither UUID nor PCI bus id"
-        for function, name in (by_uuid, by_bus):
+        for name, ask in (by_uuid, by_bus):
             if name:
-                handle, why = self._call(function, name)
-                if not why:
+                handle, why = self._ask(ask)
+                if handle is not None:
                     return handle
         raise Unavailable(f"cannot open GPU {gpu}", why, LIST_GPUS)
 
     def facts(self, handle: Handle) -> Facts:
         fields, missing = self._read(FACTS, handle)
-        fields["nvml"], why = self._call("nvmlSystemGetNVMLVersion")
+        fields["nvml"], why = self._ask(lambda: self._library.nvmlSystemGetNVMLVersion())
         return Facts(**fields, missing=missing | ({"nvml": why} if why else {}))
 
     def state(self, handle: Handle) -> State:
@@ -234,39 +221,38 @@ class Nvml:
         fields: dict[str, Any] = {}
         missing = {}
         for name, query in queries.items():
-            constants = [getattr(self._library, constant, None) for constant in query.constants]
-            value, why = self._first_of(query.functions, handle, *constants)
+            names = [each for each in (query, OTHERWISE.get(name)) if each]
+            value, why = self._ask(*(partial(each, self._library, handle) for each in names))
             if why:
                 missing[name] = why
             else:
-                fields[name] = query.pick(value) if query.pick else value
+                fields[name] = value
         return fields, missing
 
-    def _first_of(self, functions: Sequence[str], *arguments: Any) -> tuple[Any, str]:
-        """As `_call`; the next function is asked only where an old driver or package lacks this one."""
-        value, why = None, "nothing to ask"
-        for function in functions:
-            value, why = self._call(function, *arguments)
-            if not why.startswith("FunctionNotFound"):
+    def _told(self, *asks: Callable[[], Answer]) -> Answer | None:
+        return self._ask(*asks)[0]
+
+    def _ask(self, *asks: Callable[[], Answer]) -> tuple[Answer | None, str]:
+        """The answer and "", or None and why there is none; the next of `asks` only where the one before is lacking.
+
+        They look up the names that they call, since the package may lack these, too.
+        """
+        why = ""
+        for ask in asks:
+            try:
+                return ask(), ""
+            except self._library.NVMLError as error:  # whichever: a GPU is watched as far as it lets itself be watched
+                why = f"{type(error).__name__.removeprefix('NVMLError_')}: {error}"
+            except AttributeError as error:
+                if error.obj is not self._library:
+                    raise
+                why = f"{LACKING}: this nvidia-ml-py has no {error.name}"
+            if not why.startswith(LACKING):
                 break
-        return value, why
-
-    def _call(self, function: str, *arguments: Any) -> tuple[Any, str]:
-        """The answer and "", or None and why there is none: the name of NVML's error and what it says of itself."""
-        library = self._library
-        ask = getattr(library, function, None)
-        if ask is None:
-            return None, f"FunctionNotFound: this nvidia-ml-py has no {function}"
-        try:
-            return ask(*arguments), ""
-        except library.NVMLError as error:  # whichever: a GPU is watched as far as it lets itself be watched
-            return None, f"{type(error).__name__.removeprefix('NVMLError_')}: {error}"
+        return None, why
 
 
-IDENTITY = ("Name", "UUID", "PciInfo", "CudaComputeCapability", "MemoryInfo", "MigMode")
-
-
-def _load() -> Library:
+def _load() -> Pynvml:
     try:
         import pynvml
     except ImportError as error:
@@ -278,12 +264,12 @@ def _load() -> Library:
             "the module pynvml here is that of the distribution pynvml, not of nvidia-ml-py",
             f"pip uninstall --yes pynvml && pip install --force-reinstall {INSTALL.split()[-1]}",
         )
-    library: Library = pynvml
+    library: Pynvml = pynvml
     return library
 
 
 @contextlib.contextmanager
-def opened(load: Callable[[], Library] = _load, clock: Callable[[], int] = time.monotonic_ns) -> Iterator[Nvml]:
+def opened(load: Callable[[], Pynvml] = _load, clock: Callable[[], int] = time.monotonic_ns) -> Iterator[Nvml]:
     """NVML between nvmlInit and nvmlShutdown. Raises Unavailable without its package or a driver that answers."""
     library = load()
     try:
@@ -297,7 +283,7 @@ def opened(load: Callable[[], Library] = _load, clock: Callable[[], int] = time.
             library.nvmlShutdown()
 
 
-def _no_driver(library: Library, error: Exception) -> Unavailable:
+def _no_driver(library: Pynvml, error: Exception) -> Unavailable:
     found = str(error)
     if isinstance(error, library.NVMLError_LibraryNotFound):
         return Unavailable("no NVIDIA driver", found, "install one; nvidia-smi must then list the GPU")

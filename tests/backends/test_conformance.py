@@ -66,7 +66,9 @@ def test_the_facts_are_of_the_contract(backend, without_runtime):
     assert backend.kinds
     assert backend.source in ("", "paddle", "onnx", "pdmodel")
     assert backend.source != "pdmodel" or backend.home
-    assert bool(backend.engine) == ("build" in vars(type(backend)))
+    each = [{}, *({name: value} for name, its in backend.options.items() if isinstance(its, tuple) for value in its)]
+    engines = {backend.engine_with(backends.settle(backend, options)) for options in each}
+    assert bool(engines - {""}) == ("build" in vars(type(backend)))
     assert backends.settle(backend, backend.plain).keys() == backend.options.keys()
 
 

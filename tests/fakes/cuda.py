@@ -19,14 +19,15 @@ NAMES = {
     700: ("cudaErrorIllegalAddress", "an illegal memory access was encountered"),
     719: ("cudaErrorLaunchFailure", "unspecified launch failure"),
     900: ("cudaErrorStreamCaptureUnsupported", "operation not permitted when stream is capturing"),
+    999: ("cudaErrorUnknown", "unknown error"),
 }
-STICKY = {700, 719}
+STICKY = {700, 719, 999}
 #: calls that have no value
 VOID = {
     "cudaSetDeviceFlags", "cudaSetDevice", "cudaFree", "cudaFreeHost", "cudaMemsetAsync", "cudaMemcpyAsync",
     "cudaStreamSynchronize", "cudaStreamWaitEvent", "cudaStreamDestroy", "cudaStreamBeginCapture", "cudaEventRecord",
     "cudaEventQuery", "cudaEventSynchronize", "cudaEventDestroy", "cudaGraphLaunch", "cudaGraphExecDestroy",
-    "cudaGraphDestroy", "cudaGetLastError",
+    "cudaGraphDestroy", "cudaGetLastError", "cudaDeviceSynchronize",
 }  # fmt: skip
 
 
@@ -187,6 +188,12 @@ class FakeCuda:
         if self.waits:
             self.now_ns = max(self.now_ns, self._queue(stream).free_at_ns)
         self._work(stream, self.now_ns)
+
+    def _cudaDeviceSynchronize(self):
+        self.now_ns = max([self.now_ns, *(queue.free_at_ns for queue in self._streams.values())])
+        while busy := [queue for queue in self._streams.values() if queue.todo]:
+            earliest = min(busy, key=lambda queue: queue.todo[0][0])
+            earliest.todo.pop(0)[1]()
 
     def _cudaStreamWaitEvent(self, stream, event, flags):
         queue = self._queue(stream)

@@ -1,6 +1,7 @@
 """A stand-in for the module onnxruntime of a GPU wheel, as 1.26 and 1.31 were seen to behave with and without a GPU.
 
-Every way back to the CPU is there, and open unless whoever asks shuts it. Time passes on `Behaviour.clock` alone.
+Every way back to the CPU is there, and open unless whoever asks shuts it. Time passes on `Behaviour.clock` alone, which
+is that of `Behaviour.gpu` where there is one: then work is given to its streams, and done when somebody has waited.
 """
 
 import importlib.machinery
@@ -13,12 +14,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+from fakes.cuda import FakeCuda
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 COMPUTE_NS, ENQUEUE_NS, COPY_NS, WAIT_NS = 1_000_000, 10_000, 100_000, 2_000
 #: the TensorRT provider's switches, which `onnxruntime_pybind_state.cc` reads as text
 SWITCHES = ("trt_fp16_enable", "trt_engine_cache_enable", "trt_timing_cache_enable", "trt_cuda_graph_enable")
 ON_CPU_NS = 40_000_000
+STREAM = "user_compute_stream"
 
 UNLOADABLE = (
     "[E:onnxruntime:Default, provider_bridge_ort.cc:2458 operator()] /onnxruntime_src/onnxruntime/core/session/"
@@ -51,23 +54,43 @@ NO_TRANSFER = (
 
 
 class Clock:
-    now = 0
+    """The host's, which is that of a GPU where there is one."""
+
+    def __init__(self, gpu=None):
+        self._gpu = gpu or SimpleNamespace(now_ns=0)
 
     def __call__(self):
         return self.now
+
+    @property
+    def now(self):
+        return self._gpu.now_ns
+
+    @now.setter
+    def now(self, now_ns):
+        self._gpu.now_ns = now_ns
 
 
 @dataclass
 class Behaviour:
     """`cuda` is "works", "unloadable" or "no driver"; `graph` maps an operator to how often the model has it, and
-    `on_cpu` are those that the GPU leaves; `unreadable` makes every engine in the cache so that TensorRT can't read it;
-    `faults` are texts that the n-th inference is broken off with."""
+    `on_cpu` are those that the GPU leaves; `faults` are texts that the n-th inference is broken off with.
+
+    `unreadable` makes every engine that is kept so that TensorRT can't read it, `rebuilds` one that it makes anew, and
+    with `takes_nothing` it makes none; `built` are the options of each session that made one.
+
+    `gpu` is a `FakeCuda`: the stream given is left aside where it `ignores` it, `another` is what it says it has; one
+    that `waits_inside` does so whatever it is told, and work that doesn't grow takes as long for many inferences as for
+    one.
+    """
 
     version: str = "1.31.1"
     available: tuple = (TENSORRT, CUDA, CPU)
     cuda: str = "works"
     tensorrt: bool = True
     unreadable: bool = False
+    rebuilds: bool = False
+    takes_nothing: bool = False
     silent: bool = False
     graph: dict = field(default_factory=lambda: {"Conv": 27, "Gemm": 1, "Relu": 27, "Shape": 1})
     on_cpu: tuple = ("Shape",)
@@ -77,12 +100,21 @@ class Behaviour:
     faults: dict = field(default_factory=dict)
     synchronous: bool = True
     outputs: tuple = ("DynamicDimension.1", 10)
-    clock: Clock = field(default_factory=Clock)
+    gpu: FakeCuda | None = None
+    ignores: bool = False
+    another: bool = False
+    grows: bool = True
+    waits_inside: bool = False
+    clock: Clock = field(init=False)
     sessions: list = field(default_factory=list)
+    built: list = field(default_factory=list)
     inferences: int = 0
     pending_ns: int = 0
     copying_ns: int = 0
     exhausted: bool = False
+
+    def __post_init__(self):
+        self.clock = Clock(self.gpu)
 
 
 class EPFail(Exception):
@@ -107,6 +139,14 @@ class SessionOptions:
         self.entries[name] = value
 
 
+class RunOptions:
+    def __init__(self):
+        self.entries = {}
+
+    def add_run_config_entry(self, name, value):
+        self.entries[name] = value
+
+
 def module(behaviour):
     """The module, which also is what `import onnxruntime` finds once it is in sys.modules."""
     made = types.ModuleType("onnxruntime")
@@ -116,6 +156,7 @@ def module(behaviour):
     made.get_device = lambda: "GPU"
     made.preload_dlls = lambda: None
     made.SessionOptions = SessionOptions
+    made.RunOptions = RunOptions
     levels = ("ORT_ENABLE_ALL", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_BASIC", "ORT_DISABLE_ALL")
     made.GraphOptimizationLevel = SimpleNamespace(**{level: level for level in levels})
     made.InferenceSession = type("InferenceSession", (InferenceSession,), {"behaviour": behaviour})
@@ -155,6 +196,9 @@ class OrtValue:
     def update_inplace(self, array):
         self.behaviour.clock.now += COPY_NS
         self.array[...] = array
+
+    def data_ptr(self):
+        return self.array.ctypes.data
 
     def shape(self):
         return list(self.array.shape)
@@ -207,17 +251,41 @@ def refuse_switches(provider, options):
         assert options.get(key, "0") in ("0", "1")
 
 
-def given_back(options):
-    """Switches as the provider prints them."""
-    return {name: {"True": "1", "False": "0"}.get(value, value) for name, value in options.items()}
+def given_back(options, behaviour):
+    """Switches as the provider prints them, and whether it has a stream of the user's."""
+    printed = {name: {"True": "1", "False": "0"}.get(value, value) for name, value in options.items()}
+    printed |= {"has_user_compute_stream": str(int(STREAM in options))}
+    return printed | ({STREAM: "0", "has_user_compute_stream": "0"} if behaviour.another else {})
 
 
-def make_engine(behaviour, cache):
-    """Makes the engine in the folder, or reads the one that is there."""
-    file = cache / "TensorrtExecutionProvider_TRTKernel_graph_g_0_0_sm75.engine"
-    if behaviour.unreadable or (file.exists() and file.read_bytes() != b"an engine"):
-        raise EPFail(f"[ONNXRuntimeError] : 11 : EP_FAIL : TensorRT EP could not deserialize engine from cache: {file}")
-    file.write_bytes(b"an engine")
+def make_engine(behaviour, options, model):
+    """Makes the engine in the folder, or reads the one that is there; its name covers but that of the model."""
+    cache = Path(options["trt_engine_cache_path"])
+    file = cache / f"TensorrtExecutionProvider_TRTKernel_graph_g_{len(model.name)}_0_0_sm75.engine"
+    if file.exists() and not behaviour.rebuilds:
+        if behaviour.unreadable or not file.read_bytes().startswith(b"an engine"):
+            raise EPFail(
+                f"[ONNXRuntimeError] : 11 : EP_FAIL : TensorRT EP could not deserialize engine from cache: {file}"
+            )
+        return
+    behaviour.built.append(options)
+    timings = take_timings(options)
+    if behaviour.takes_nothing:
+        return
+    file.write_bytes(b"an engine by timings of " + timings)
+    file.with_suffix(".profile").write_bytes(options.get("trt_profile_opt_shapes", "").encode())
+
+
+def take_timings(options):
+    """The timing cache, made where there is none: another one each time."""
+    if options["trt_timing_cache_enable"] == "False":
+        return b"no cache"
+    file = Path(options["trt_timing_cache_path"]) / "TensorrtExecutionProvider_cache_sm75.timing"
+    if file.exists() and not file.read_bytes().startswith(b"timings"):
+        raise EPFail(f"[ONNXRuntimeError] : 11 : EP_FAIL : TensorRT EP could not create timing cache: {file}")
+    if not file.exists():
+        file.write_bytes(b"timings " + os.urandom(4).hex().encode())
+    return file.read_bytes()
 
 
 class OlderSession:
@@ -228,7 +296,8 @@ class OlderSession:
     def __init__(self, path, sess_options=None, providers=None, **kwargs):
         self._enable_fallback = int(kwargs.get("enable_fallback", 1)) == 1
         self.options = sess_options or SessionOptions()
-        Path(path).read_bytes()
+        self.path = Path(path)
+        self.path.read_bytes()
         for provider in providers:
             name = provider if isinstance(provider, str) else provider[0]
             if name not in self.behaviour.available:
@@ -257,10 +326,21 @@ class OlderSession:
             raise RuntimeError(NO_DRIVER)
         broken = self.behaviour.silent or self.behaviour.cuda == "unloadable"
         if TENSORRT in given and not broken:
-            make_engine(self.behaviour, Path(given[TENSORRT]["trt_engine_cache_path"]))
+            make_engine(self.behaviour, given[TENSORRT], self.path)
         self.asked = given
-        self._given = {name: given_back(options) for name, options in given.items() if name == CPU or not broken}
+        self._given = {
+            name: given_back(options, self.behaviour) for name, options in given.items() if name == CPU or not broken
+        }
         self._given.setdefault(CPU, {})
+        self._stream = self._own_stream() if self.behaviour.gpu else None
+
+    def _own_stream(self):
+        """The number of the stream that the work goes to."""
+        asked = {options[STREAM] for options in self.asked.values() if STREAM in options}
+        assert len(asked) <= 1, "providers on streams of their own"
+        if asked and not (self.behaviour.ignores or self.behaviour.another):
+            return int(asked.pop())
+        return int(self.behaviour.gpu._cudaStreamCreateWithFlags(1))
 
     def disable_fallback(self):
         self._enable_fallback = False
@@ -289,13 +369,8 @@ class OlderSession:
         return [(where[kind], kind) for kind, count in self.behaviour.graph.items() for _ in range(count)]
 
     def _compute(self, copies_ns=0):
+        self._count()
         behaviour = self.behaviour
-        behaviour.inferences += 1
-        if text := behaviour.faults.get(behaviour.inferences):
-            behaviour.exhausted = behaviour.exhausted or "illegal memory access" in text or "lost" in text
-            raise EPFail(text)
-        if behaviour.exhausted:
-            raise EPFail("CUDA failure 700: an illegal memory access was encountered ; GPU=0 ; expr=cudaMalloc")
         cost = ON_CPU_NS if self.get_providers()[0] == CPU else COMPUTE_NS
         behaviour.clock.now += copies_ns
         if behaviour.synchronous or copies_ns:
@@ -303,6 +378,16 @@ class OlderSession:
         else:
             behaviour.clock.now += ENQUEUE_NS
             behaviour.pending_ns = cost - ENQUEUE_NS
+
+    def _count(self):
+        """One more inference, unless it is broken off."""
+        behaviour = self.behaviour
+        behaviour.inferences += 1
+        if text := behaviour.faults.get(behaviour.inferences):
+            behaviour.exhausted = behaviour.exhausted or "illegal memory access" in text or "lost" in text
+            raise EPFail(text)
+        if behaviour.exhausted:
+            raise EPFail("CUDA failure 700: an illegal memory access was encountered ; GPU=0 ; expr=cudaMalloc")
 
     def run(self, names, feeds, run_options=None):
         try:
@@ -315,9 +400,39 @@ class OlderSession:
         return [computed(next(iter(feeds.values())))]
 
     def run_with_iobinding(self, binding, run_options=None):
+        if self.behaviour.gpu:
+            self._enqueue(binding, run_options)
+            return
         binding.synchronize_inputs()
         self._compute()
         binding.outputs["y"].array[...] = computed(binding.inputs["x"].array)
+
+    def _enqueue(self, binding, run_options):
+        """Gives the stream its work, and waits for it unless told otherwise."""
+        behaviour, gpu = self.behaviour, self.behaviour.gpu
+        self._count()
+        gpu.now_ns += ENQUEUE_NS
+        source, target = binding.inputs["x"].array, binding.outputs["y"].array
+
+        took_ns = COMPUTE_NS - ENQUEUE_NS
+        if gpu._streams[self._stream].todo and not behaviour.grows:
+            took_ns = 0
+        given = []  # is read as the work begins
+        gpu.give(self._stream, 0, lambda: given.append(source.copy()))
+        gpu.give(self._stream, took_ns, lambda: target.__setitem__(..., computed(given[0])))
+        waits = not run_options or run_options.entries.get("disable_synchronize_execution_providers") != "1"
+        if (waits and behaviour.synchronous) or self._waits_inside():
+            gpu._cudaStreamSynchronize(self._stream)
+
+    def _waits_inside(self):
+        """Whatever it was told: after the replay of a graph, and between the parts that TensorRT has taken."""
+        first = self.get_providers()[0]
+        graph = self._given[first].get("enable_cuda_graph", self._given[first].get("trt_cuda_graph_enable"))
+        return (
+            self.behaviour.waits_inside
+            or graph == "1"
+            or (first == TENSORRT and {where for where, _ in self.placed()} != {TENSORRT})
+        )
 
     def end_profiling(self):
         assert self.options.enable_profiling

@@ -1,18 +1,20 @@
 """A stand-in for Paddle 2.6 and 3 in builds for GPUs and for CPUs, as they were seen to behave with and without a GPU.
 
-A predictor computes two numbers an image. What it does on the GPU takes time of `Behaviour.clock` only once somebody
-waits for it. What ends the real process with code 255 raises `Exit255`, which nothing catches.
+A predictor computes two numbers an image, on a stream of a fake CUDA runtime (`Behaviour.gpu`), whose clock moves only
+once somebody waits. What ends the real process with code 255 raises `Exit255`, which nothing catches.
 """
 
 import importlib.machinery
 import json
 import os
+import re
 import types
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+from fakes.cuda import FakeCuda
 
 COMPUTE_NS, ENQUEUE_NS, COPY_IN_NS, COPY_OUT_NS = 1_000_000, 10_000, 100_000, 50_000
 ON_CPU_NS = 40_000_000
@@ -41,17 +43,14 @@ class Exit255(BaseException):
     """The real process would be gone, with this on standard error."""
 
 
-class Clock:
-    now = 0
-
-    def __call__(self):
-        return self.now
-
-
 @dataclass
 class Behaviour:
     """`engines` are the nodes of each part that TensorRT finds in the model, `left` what it can't compute; `faults` are
-    texts that the n-th inference is broken off with."""
+    texts that the n-th inference is broken off with.
+
+    A build `takes` a stream or has no such method, and `obeys` it or computes on its own; inferences may be over when
+    `run` returns, and where time does not grow, those that are enqueued behind another take none.
+    """
 
     version: str = "2.6.2"
     cuda: bool = True
@@ -64,20 +63,36 @@ class Behaviour:
     half: bool = True
     profiles: bool = True
     waits: bool = True
+    takes: bool = True
+    obeys: bool = True
+    over_at_once: bool = False
+    grows: bool = True
     faults: dict = field(default_factory=dict)
     opening: str = ""
-    clock: Clock = field(default_factory=Clock)
+    gpu: FakeCuda = field(default_factory=FakeCuda)
     configs: list = field(default_factory=list)
     predictors: list = field(default_factory=list)
-    flags: dict = field(default_factory=dict)
     converted: list = field(default_factory=list)
     inferences: int = 0
-    pending_ns: int = 0
     homes: list = field(default_factory=list)
 
-    def synchronise(self):
-        self.clock.now += self.pending_ns
-        self.pending_ns = 0
+    def __post_init__(self):
+        self.gpu.waits = self.waits
+        self.own = self.gpu._cudaStreamCreateWithFlags(FakeCuda.cudaStreamNonBlocking)
+
+    @property
+    def clock(self):
+        return self.gpu.clock
+
+    def passes(self, took_ns):
+        self.gpu.now_ns += took_ns
+
+    def synchronise(self, streams):
+        """All their work is done, that of several in the order of time."""
+        queues = [self.gpu._streams[int(stream)] for stream in streams]
+        self.gpu.now_ns = max(self.gpu.now_ns, *(queue.free_at_ns for queue in queues))
+        while busy := [queue for queue in queues if queue.todo]:
+            min(busy, key=lambda queue: queue.todo[0][0]).todo.pop(0)[1]()
 
 
 def computed(images):
@@ -127,6 +142,26 @@ class Config:
         self.calls["shapes"] = file
 
 
+class ConfigWithStream(Config):
+    """Of a build for GPUs."""
+
+    _stream = None
+
+    def set_exec_stream(self, stream):
+        self._stream = stream
+
+
+class Stream:
+    def __init__(self, behaviour, device):
+        assert device == 0
+        self.behaviour = behaviour
+        self.cuda_stream = int(behaviour.gpu._cudaStreamCreateWithFlags(FakeCuda.cudaStreamNonBlocking))
+
+    def synchronize(self):
+        if self.behaviour.waits:
+            self.behaviour.synchronise([self.cuda_stream])
+
+
 SWITCHES = ("disable_glog_info", "enable_memory_optim", "set_cpu_math_library_num_threads", "enable_mkldnn")
 SWITCHES_OF_3 = ("enable_new_ir", "enable_new_executor")
 
@@ -141,7 +176,7 @@ class Handle:
 
     def copy_from_cpu(self, array):
         assert self.wanted == array.shape
-        self.predictor.behaviour.clock.now += COPY_IN_NS
+        self.predictor.behaviour.passes(COPY_IN_NS)
         if self.array is None:
             self.array = array.copy()
         else:
@@ -153,8 +188,8 @@ class Handle:
 
     def copy_to_cpu(self):
         if self.predictor.config.on_gpu:
-            self.predictor.behaviour.synchronise()
-        self.predictor.behaviour.clock.now += COPY_OUT_NS
+            self.predictor.behaviour.synchronise([self.predictor.stream])
+        self.predictor.behaviour.passes(COPY_OUT_NS)
         return self.array.copy()
 
 
@@ -169,6 +204,11 @@ class Predictor:
             raise RuntimeError(behaviour.opening)
         if config.tensorrt:
             self._make_engines(config)
+        if config.on_gpu and config.model.suffix == ".json":
+            for engine in re.findall(r'"([^"]+\.trt)"', config.model.read_text()):
+                assert Path(engine).is_file(), "Paddle looks elsewhere, too, but nobody knows where"
+        stream = config._stream if behaviour.takes and behaviour.cuda else None
+        self.stream = stream.cuda_stream if stream and behaviour.obeys else int(behaviour.own)
         behaviour.predictors.append(self)
 
     def _make_engines(self, config):
@@ -202,14 +242,24 @@ class Predictor:
         behaviour.inferences += 1
         if text := behaviour.faults.get(behaviour.inferences):
             raise OSError(text)
-        if not self.config.on_gpu:
-            behaviour.clock.now += ON_CPU_NS
+        if self.config.on_gpu:
+            behaviour.passes(ENQUEUE_NS)
+            self._enqueue(behaviour)
         else:
-            behaviour.clock.now += ENQUEUE_NS
-            behaviour.pending_ns += COMPUTE_NS
-        self.output.array = computed(self.input.array)
+            behaviour.passes(ON_CPU_NS)
+            self.output.array = computed(self.input.array)
         if self.config.shapes:
             self.config.shapes.write_text("shapes")
+
+    def _enqueue(self, behaviour):
+        """Inputs are read when the stream comes to the inference, outputs are there when it is over."""
+        idle = behaviour.gpu._streams[self.stream].free_at_ns <= behaviour.gpu.now_ns
+        read = []
+        behaviour.gpu.give(self.stream, 0, lambda: read.append(self.input.array.copy()))
+        took_ns = COMPUTE_NS if idle or behaviour.grows else 0
+        behaviour.gpu.give(self.stream, took_ns, lambda: setattr(self.output, "array", computed(read[0])))
+        if behaviour.over_at_once:
+            behaviour.synchronise([self.stream])
 
     def executed(self):
         """The operators of an inference, as the profiler tells them."""
@@ -229,10 +279,12 @@ def log(line):
     os.write(2, f"{line}\n".encode())
 
 
-def program(counts):
-    """A program of Paddle 3, as far as its operators are concerned."""
+def program(counts, engines=()):
+    """A program of Paddle 3, as far as its operators are concerned, and the files of its engines."""
     operators = [{"#": "p", "A": []}, *({"#": f"1.{name}"} for name in expanded({"data": 1, **counts, "fetch": 1}))]
-    return json.dumps({"base_code": {"magic": "pir"}, "program": {"regions": [{"blocks": [{"ops": operators}]}]}})
+    files = [{"N": "engine_serialized_data", "AT": {"#": "0.a_str", "D": str(engine)}} for engine in engines]
+    regions = [{"blocks": [{"ops": operators, "files": files}]}]
+    return json.dumps({"base_code": {"magic": "pir"}, "program": {"regions": regions}})
 
 
 def modules(behaviour):
@@ -249,14 +301,18 @@ def modules(behaviour):
     paddle.inference, paddle.profiler = inference, profiler
     paddle.is_compiled_with_cuda = lambda: behaviour.cuda
     paddle.version = SimpleNamespace(cuda=lambda: "11.8", cudnn=lambda: "8.6.0")
-    paddle.set_flags = behaviour.flags.update
     paddle.CUDAPlace = lambda number: _place(behaviour, number)
     paddle.to_tensor = lambda array, place: _tensor(behaviour, array)
     paddle.device = SimpleNamespace(
         synchronize=lambda place: _synchronize(behaviour, place),
-        cuda=SimpleNamespace(device_count=lambda: behaviour.gpus, get_device_capability=lambda: _capability(behaviour)),
+        cuda=SimpleNamespace(
+            device_count=lambda: behaviour.gpus,
+            get_device_capability=lambda: _capability(behaviour),
+            Stream=lambda device: Stream(behaviour, device),
+        ),
     )
-    inference.Config = type("Config", (Config,), {"behaviour": behaviour})
+    config = ConfigWithStream if behaviour.cuda and behaviour.takes else Config
+    inference.Config = type("Config", (config,), {"behaviour": behaviour})
     inference.create_predictor = Predictor
     inference.PrecisionType = SimpleNamespace(Half="Half", Float32="Float32")
     inference.get_trt_compile_version = lambda: behaviour.compiled
@@ -281,8 +337,9 @@ def _place(behaviour, number):
 
 
 def _tensor(behaviour, array):
-    behaviour.clock.now += COPY_IN_NS
-    return SimpleNamespace(array=array.copy(), shape=list(array.shape))
+    behaviour.passes(COPY_IN_NS)
+    there = array.copy()
+    return SimpleNamespace(array=there, shape=list(array.shape), data_ptr=lambda: there.ctypes.data)
 
 
 def _synchronize(behaviour, place):
@@ -290,7 +347,7 @@ def _synchronize(behaviour, place):
     if not behaviour.gpus:
         raise Exit255("Cannot use GPU because there is no GPU detected on your machine.")
     if behaviour.waits:
-        behaviour.synchronise()
+        behaviour.synchronise(behaviour.gpu._streams)
 
 
 def _capability(behaviour):
@@ -332,7 +389,9 @@ def _convert(behaviour, prefix, config):
     engines = [nodes for nodes in behaviour.engines if nodes >= config.min_subgraph_size]
     folder = Path(os.environ["HOME"], ".pp_trt_cache")
     folder.mkdir()
-    for number, _ in enumerate(engines):
-        (folder / f"engine_{number}.trt").write_bytes(b"an engine")
-    Path(f"{config.save_model_dir}.json").write_text(program({"tensorrt_engine": len(engines), **behaviour.left}))
+    files = [folder / f"engine_{number}.trt" for number, _ in enumerate(engines)]
+    for file in files:
+        file.write_bytes(b"an engine")
+    left = program({"tensorrt_engine": len(engines), **behaviour.left}, files)
+    Path(f"{config.save_model_dir}.json").write_text(left)
     Path(f"{config.save_model_dir}.pdiparams").write_bytes(b"")

@@ -84,6 +84,33 @@ class FakeTrt:
     def wrap(self, real, thing):
         return only(self.generation, real, thing)
 
+    # What tests/posed_gpu does otherwise
+
+    def read(self, path):
+        """The model in a file. Raises ValueError for none."""
+        return json.loads(path.read_text())
+
+    def span(self, network, config):
+        """The GPU's time, in ns, of an inference with the engine that is being built."""
+        return self.spans[(len(self.builds) - 1) % len(self.spans)]
+
+    def unpacked(self, plan):
+        """What a plan holds, and "" or why it can't be loaded."""
+        try:
+            made = json.loads(plan)
+        except ValueError:
+            made = {}
+        good = made.get("magic") == MAGIC
+        return made, "" if good else "assertion magicTagRead == kMAGIC_TAG failed.Magic tag does not match"
+
+    def infer(self, made, images, outputs):
+        """Fills the arrays `outputs`, by name, for `images`."""
+        sums = sum(array.astype(np.float64).reshape(len(array), -1).sum(axis=1) for array in images.values())
+        for out in outputs.values():
+            out[:] = sums[:, None] * np.arange(1, out.shape[1] + 1)
+
+    # The module's names
+
     def init_libnvinfer_plugins(self, logger, namespace):
         self.loggers.append(logger)
         return True
@@ -117,7 +144,7 @@ class Parser:
 
     def parse_from_file(self, path):
         try:
-            self.network.model = json.loads(Path(path).read_text())
+            self.network.model = self.trt.read(Path(path))
         except ValueError:
             self.errors.append(
                 "Assertion failed: model->ParseFromCodedStream(&codedInput): Failed to parse the ONNX model."
@@ -235,12 +262,11 @@ class Builder:
         if any(-1 in shape for shape in inputs.values()) and not config.profiles:
             self.trt.log("Network has dynamic or shape inputs, but no optimization profile has been defined.")
             return None
-        spans = self.trt.spans
         made = {
             "magic": MAGIC,
             "version": self.trt.__version__,
             "model": network.model,
-            "span_ns": spans[(len(self.trt.builds) - 1) % len(spans)],
+            "span_ns": self.trt.span(network, config),
             "flags": sorted(flag.name for flag in config.flags),
         }
         return self.trt.answer("build_serialized_network", json.dumps(made).encode())
@@ -251,14 +277,9 @@ class Runtime:
         self.trt = trt
 
     def deserialize_cuda_engine(self, plan):
-        try:
-            made = json.loads(plan)
-        except ValueError:
-            made = {}
-        if made.get("magic") != MAGIC:
-            self.trt.log(
-                "Error Code 1: Serialization (assertion magicTagRead == kMAGIC_TAG failed.Magic tag does not match)"
-            )
+        made, fault = self.trt.unpacked(plan)
+        if fault:
+            self.trt.log(f"Error Code 1: Serialization ({fault})")
             return None
         self.trt.loaded.append(made)
         return self.trt.answer("deserialize_cuda_engine", self.trt.wrap("ICudaEngine", Engine(self.trt, made)))
@@ -363,8 +384,6 @@ class Context:
         return np.frombuffer(memory, type_).reshape(shape)
 
     def _compute(self):
-        images = [self._array(name) for name in self.engine.model["inputs"]]
-        sums = sum(array.astype(np.float64).reshape(len(array), -1).sum(axis=1) for array in images)
-        for name in self.engine.model["outputs"]:
-            out = self._array(name)
-            out[:] = sums[:, None] * np.arange(1, out.shape[1] + 1)
+        images = {name: self._array(name) for name in self.engine.model["inputs"]}
+        outputs = {name: self._array(name) for name in self.engine.model["outputs"]}
+        self.trt.infer(self.engine.made, images, outputs)

@@ -2,24 +2,34 @@
 
 Downloads the bindings alone (about 1 MB each; neither libraries nor a GPU are needed) and imports them over empty
 libraries that the C compiler makes. Compares what it finds with tests/data/tensorrt/surfaces.json, or writes that.
+Those of the CUDA runtime (7 MB each) load anywhere, and must have all that bench uses, with the same arguments.
 """
 
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import get_args
 
-KEPT = Path(__file__).parents[1] / "data/tensorrt/surfaces.json"
+from protocols import members as members_of
+
+from bench.backends.tensorrt import api
+
+ROOT = Path(__file__).parents[2]
+KEPT = ROOT / "tests/data/tensorrt/surfaces.json"
 WHEELS = {
     "8.6": "tensorrt-bindings==8.6.1",
     "10.4": "tensorrt-cu12-bindings==10.4.0",
     "10.16": "tensorrt-cu12-bindings==10.16.1.11",
     "11.4": "tensorrt-cu13-bindings==11.4.0.106",
 }
+#: the releases of cuda-bindings that the extras name
+CUDA = sorted(set(re.findall(r'"cuda-bindings==([\d.]+)"', (ROOT / "pyproject.toml").read_text())))
 #: what each Protocol of bench/backends/tensorrt/api.py is called by TensorRT
 CLASSES = {
     "Tensor": "ITensor",
@@ -36,16 +46,17 @@ CLASSES = {
     "Engine": "ICudaEngine",
     "Runtime": "Runtime",
 }
-MEMBERS = {
-    "BuilderFlag": ["FP16", "BF16", "INT8", "TF32"],
-    "NetworkDefinitionCreationFlag": ["EXPLICIT_BATCH", "STRONGLY_TYPED"],
-    "MemoryPoolType": ["WORKSPACE"],
-    "ProfilingVerbosity": ["DETAILED"],
-    "LayerInformationFormat": ["JSON"],
-    "LayerType": ["CONVOLUTION", "QUANTIZE", "DEQUANTIZE"],
-    "DataType": ["FLOAT", "HALF", "BF16", "INT8"],
-    "TensorIOMode": ["INPUT", "OUTPUT"],
-    "TensorLocation": ["DEVICE", "HOST"],
+#: enumerations, each a Protocol of that name, and the members that the fakes have beside those that bench uses
+ENUMERATIONS = {
+    "BuilderFlag": [],
+    "NetworkDefinitionCreationFlag": [],
+    "MemoryPoolType": [],
+    "ProfilingVerbosity": [],
+    "LayerInformationFormat": [],
+    "LayerType": ["CONVOLUTION"],
+    "DataType": ["FLOAT", "INT8"],
+    "TensorIOMode": [],
+    "TensorLocation": ["HOST"],
 }
 SEVERITIES = ["INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE"]
 # Functions of the libraries that the bindings want when they are loaded; the last four are of 8.6 alone.
@@ -94,21 +105,42 @@ print(json.dumps({
 }))
 """
 
+LOOK_AT_CUDA = """
+from cuda.bindings import runtime
+from bench import cuda
+from protocols import absent, misfits, protocols
+things = {
+    cuda.Api: runtime,
+    cuda.CaptureModes: runtime.cudaStreamCaptureMode,
+    cuda.CopyKinds: runtime.cudaMemcpyKind,
+    cuda.Handle: runtime.cudaStream_t,
+    cuda.Properties: runtime.cudaDeviceProp,
+}
+assert set(things) == protocols(cuda)
+print(*sorted(absent(things) | misfits(cuda.Api, runtime)))
+"""
+
+
+def names(protocol):
+    return sorted(name for name in members_of(protocol) if not name.startswith("_") or name == "__version__")
+
 
 def used():
     """The names that bench uses, by TensorRT's name of the class; "Trt" is the module itself."""
-    from bench.backends.tensorrt import api
-
-    def names(protocol):
-        given = {*vars(protocol), *vars(protocol).get("__annotations__", {})}
-        return sorted(name for name in given if not name.startswith("_") or name == "__version__")
-
     return {"Trt": names(api.Trt), **{real: names(getattr(api, name)) for name, real in CLASSES.items()}}
+
+
+def members():
+    """Of enumerations: those of every generation, those that are looked up by name, and those of the fakes."""
+    by_name = {"BuilderFlag": get_args(api.TypeFlag), "DataType": get_args(api.TypeName)}
+    return {
+        name: [*names(getattr(api, name)), *by_name.get(name, ()), *others] for name, others in ENUMERATIONS.items()
+    }
 
 
 def surface(module, environ):
     """What a module has, imported in a fresh process."""
-    wanted = json.dumps([module, used(), MEMBERS, SEVERITIES])
+    wanted = json.dumps([module, used(), members(), SEVERITIES])
     done = subprocess.run(
         [sys.executable, "-c", LOOK, wanted], env=environ, capture_output=True, text=True, check=False
     )
@@ -152,13 +184,32 @@ def look(folder):
     return found
 
 
+def lacking_in_cuda(release, folder):
+    """The names that a release of cuda-bindings lacks, or whose arguments are others."""
+    place = folder / f"cuda-{release}"
+    install = ["install", "-q", "--only-binary", ":all:", "--target", place, f"cuda-bindings=={release}"]
+    subprocess.run([sys.executable, "-m", "pip", *install], check=True)
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(place), str(Path(__file__).parent)])}
+    done = subprocess.run(
+        [sys.executable, "-c", LOOK_AT_CUDA], env=environ, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        sys.exit(f"cuda-bindings {release} can't be looked at: {done.stderr.strip().splitlines()[-1]}")
+    return done.stdout.strip()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true")
     with tempfile.TemporaryDirectory() as folder:
         found = look(Path(folder))
+        lacking = {release: lacking_in_cuda(release, Path(folder)) for release in CUDA}
     for generation, names in found.items():
         print(f"{generation}: TensorRT {names['version']}; without a GPU: {names['without_gpu']}")
+    for release, missing in lacking.items():
+        print(f"cuda-bindings {release}: {missing or 'all there'}")
+    if any(lacking.values()):
+        sys.exit("the CUDA runtime's bindings are not what bench/cuda.py says")
     if parser.parse_args().write:
         KEPT.write_text(json.dumps(found, indent=1) + "\n")
     elif found != json.loads(KEPT.read_text()):

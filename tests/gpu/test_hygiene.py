@@ -6,7 +6,7 @@ import inspect
 import msgspec
 import pytest
 
-from bench.gpu import hygiene, nvml, selection
+from bench.gpu import hygiene, nvml, nvml_api, selection
 from bench.gpu.hygiene import Limits, Look, Work, advice, deviations, neighbours, summary, within
 from bench.gpu.nvml import Facts, State
 from bench.gpu.selection import Gpu
@@ -316,12 +316,12 @@ def test_advice_before_anything_ran():
 
 
 def test_nothing_is_ever_changed_or_started():
-    for module in (hygiene, nvml, selection):
+    for module in (hygiene, nvml, nvml_api, selection):
         tree = ast.parse(inspect.getsource(module))
         imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
         imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         assert not imported & {"subprocess", "os", "pty", "shutil"}
         assert "Set" not in "".join(node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute))
         assert "nvmlDeviceSet" not in inspect.getsource(module)
-    asked = {function for query in (*nvml.FACTS.values(), *nvml.STATES.values()) for function in query.functions}
-    assert all(function.startswith("nvmlDeviceGet") for function in asked)
+    functions = {name for name in vars(nvml_api.Pynvml) if name.startswith("nvml")} - {"nvmlInit", "nvmlShutdown"}
+    assert all(name.startswith(("nvmlDeviceGet", "nvmlSystemGet")) for name in functions)

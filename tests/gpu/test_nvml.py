@@ -1,6 +1,5 @@
-"""NVML through a fake of pynvml: every field, every way to fail, the sampler; and the names of the real module."""
+"""NVML through a fake of pynvml: every field, every way to fail, the sampler; and the fake is like the real one."""
 
-import inspect
 import itertools
 import sys
 import threading
@@ -12,11 +11,23 @@ from fakes import nvml as fake
 
 from bench.errors import Unavailable
 from bench.gpu import nvml
-from bench.gpu.nvml import FACTS, STATES, Facts, Nvml, Sampler, State
+from bench.gpu.nvml import FACTS, OTHERWISE, STATES, Facts, Nvml, Sampler, State
 from bench.gpu.selection import Gpu
 
 FAILURES = ("NotSupported", "NoPermission", "FunctionNotFound", "GpuIsLost", "Unknown")
-GETTERS = [(name, query, True) for name, query in FACTS.items()] + [(n, query, False) for n, query in STATES.items()]
+QUERIES = {**FACTS, **STATES}
+
+
+def called(name):
+    """The functions of NVML that are called for a field."""
+    library = fake.Nvml(nvmlDeviceGetMigMode=[0, 0])
+    for queries in (QUERIES, OTHERWISE):
+        if name in queries:
+            queries[name](library, fake.T4)
+    return set(library.asked)
+
+
+FUNCTIONS = {name: called(name) for name in QUERIES}
 
 
 def reader(library=None, clock=lambda: 7):
@@ -52,15 +63,26 @@ def test_mig_is_seen():
 
 
 @pytest.mark.parametrize("failure", FAILURES)
-@pytest.mark.parametrize("function", nvml.IDENTITY)
-def test_what_a_gpu_does_not_tell_of_itself_is_unknown(function, failure):
-    library = fake.Nvml()
-    library.answers[f"nvmlDeviceGet{function}"] = library.error(failure)
+@pytest.mark.parametrize(
+    ("function", "field", "unknown"),
+    [
+        ("nvmlDeviceGetName", "name", "NVIDIA GPU of unknown name"),
+        ("nvmlDeviceGetUUID", "uuid", ""),
+        ("nvmlDeviceGetPciInfo", "pci_bus_id", ""),
+        ("nvmlDeviceGetCudaComputeCapability", "capability", None),
+        ("nvmlDeviceGetMemoryInfo", "memory_bytes", None),
+        ("nvmlDeviceGetMigMode", "mig", False),
+        ("nvmlSystemGetDriverVersion", "driver", ""),
+    ],
+)
+def test_what_a_gpu_does_not_tell_of_itself_is_unknown(function, field, unknown, failure):
+    library = fake.Nvml(nvmlDeviceGetMigMode=[1, 1])
+    library.answers[function] = library.error(failure)
     gpus, broken = reader(library).gpus()
     assert broken == []
-    field = {"PciInfo": "pci_bus_id", "CudaComputeCapability": "capability", "MemoryInfo": "memory_bytes"}
-    value = getattr(gpus[0], field.get(function, {"MigMode": "mig"}.get(function, function.lower())))
-    assert value in ("", None, False, "NVIDIA GPU of unknown name")
+    assert getattr(gpus[0], field) == unknown
+    del library.answers[function]  # so old is the package
+    assert getattr(reader(library).gpus()[0][0], field) == unknown
 
 
 def test_a_lost_gpu_does_not_hide_the_others():
@@ -87,6 +109,8 @@ def test_a_driver_that_counts_nothing_says_why():
 def test_an_older_driver_names_its_cuda_by_the_older_function():
     library = fake.Nvml(nvmlSystemGetCudaDriverVersion=11040)
     library.answers["nvmlSystemGetCudaDriverVersion_v2"] = library.error("FunctionNotFound")
+    assert reader(library).gpus()[0][0].cuda_driver == (11, 4)
+    del library.answers["nvmlSystemGetCudaDriverVersion_v2"]
     assert reader(library).gpus()[0][0].cuda_driver == (11, 4)
 
 
@@ -173,20 +197,22 @@ def test_state():
 def test_every_field_has_its_query():
     assert {*FACTS, "nvml", "missing"} == set(Facts.__struct_fields__)
     assert {*STATES, "monotonic_ns", "missing", "lost"} == set(State.__struct_fields__)
+    assert set(OTHERWISE) < set(QUERIES)
+    assert not set(FACTS) & set(STATES)
 
 
 @pytest.mark.parametrize("failure", FAILURES)
-@pytest.mark.parametrize(("name", "query", "fact"), GETTERS, ids=[name for name, *_ in GETTERS])
-def test_a_field_that_fails_is_null_with_its_reason(name, query, fact, failure):
-    library = fake.Nvml(nvmlDeviceGetMigMode=[0, 0])
-    for function in query.functions:
+@pytest.mark.parametrize("name", QUERIES)
+def test_a_field_that_fails_is_null_with_its_reason(name, failure):
+    library, fact = fake.Nvml(nvmlDeviceGetMigMode=[0, 0]), name in FACTS
+    for function in FUNCTIONS[name]:
         library.answers[function] = library.error(failure)
     read = reader(library)
     found = read.facts(fake.T4) if fact else read.state(fake.T4)
     assert getattr(found, name) is None
     assert found.missing[name] == f"{failure}: {fake.WORDS[failure]}"
     # Nothing else is lost but what the same call gives.
-    same = {other for other, each in {**FACTS, **STATES}.items() if set(each.functions) & set(query.functions)}
+    same = {other for other, functions in FUNCTIONS.items() if functions & FUNCTIONS[name]}
     assert set(found.missing) <= same
     assert getattr(found, "lost", False) is (failure == "GpuIsLost" and not fact)
 
@@ -220,6 +246,18 @@ def test_an_older_package_is_said_to_be_one():
     del library.answers["nvmlDeviceGetArchitecture"]
     missing = reader(library).facts(fake.T4).missing
     assert missing["architecture"] == "FunctionNotFound: this nvidia-ml-py has no nvmlDeviceGetArchitecture"
+
+
+def test_an_older_package_may_lack_a_constant(monkeypatch):
+    monkeypatch.delattr(fake.Nvml, "NVML_CLOCK_MEM")
+    state = reader().state(fake.T4)
+    assert (state.sm_clock_mhz, state.memory_clock_mhz) == (1590, None)
+    assert state.missing == {"memory_clock_mhz": "FunctionNotFound: this nvidia-ml-py has no NVML_CLOCK_MEM"}
+
+
+def test_a_mistake_of_ours_is_no_older_package():
+    with pytest.raises(AttributeError, match="used"):
+        reader(fake.Nvml(nvmlDeviceGetMemoryInfo=SimpleNamespace(total=1))).state(fake.T4)
 
 
 # Opening
@@ -284,29 +322,6 @@ def real():
     import pynvml
 
     return pynvml
-
-
-def test_the_real_module_has_what_we_call():
-    module = real()
-    members = {name for name in dir(nvml.Library) if name.startswith("nvml")} | set(nvml.Library.__annotations__)
-    functions = {function for query in (*FACTS.values(), *STATES.values()) for function in query.functions}
-    constants = {constant for query in (*FACTS.values(), *STATES.values()) for constant in query.constants}
-    identity = {f"nvmlDeviceGet{name}" for name in nvml.IDENTITY}
-    system = {
-        "nvmlSystemGetDriverVersion",
-        "nvmlSystemGetCudaDriverVersion_v2",
-        "nvmlSystemGetCudaDriverVersion",
-        "nvmlSystemGetNVMLVersion",
-    }
-    assert (
-        sorted(name for name in members | functions | constants | identity | system if not hasattr(module, name)) == []
-    )
-
-
-@pytest.mark.parametrize(("name", "query", "_fact"), GETTERS, ids=[name for name, *_ in GETTERS])
-def test_the_real_functions_take_what_we_give(name, query, _fact):
-    for function in query.functions:
-        inspect.signature(getattr(real(), function)).bind("handle", *query.constants)
 
 
 def test_the_fake_is_like_the_real_one():

@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 from fakes import paddle_gpu as fake
 
-from bench import backends, catalog, overhear, parity, worker
+from bench import backends, catalog, cuda, overhear, paddle_gpu, parity, worker
 from bench.backends import Setup, paddle_tensorrt
-from bench.errors import Failed, Unavailable, Unsupported
+from bench.errors import Failed, Stale, Unavailable, Unsupported, UsageError
 from bench.jobs import Build, Folder, Measure, Measured, Probe, Problem, Version
 from bench.schema import Case, Settings
 
 T4 = catalog.profile("t4")
 SHAPE = (3, 4, 4)
 FEW = Settings(intervals=("compute", "end_to_end"), warmup=2, iterations=5)
+DEVICE = Settings(intervals=("device",), warmup=2, iterations=5)
 BOTH = ["paddle", "paddle_tensorrt"]
 GPU = {"gpu": {"name": "Tesla T4", "capability": [7, 5], "driver": "535.104"}}
 IN_3 = {"conv2d": 9, "matmul": 1, "relu": 9, "softmax": 1}
@@ -26,11 +27,15 @@ IN_3 = {"conv2d": 9, "matmul": 1, "relu": 9, "softmax": 1}
 
 @pytest.fixture
 def installed(monkeypatch, tmp_path):
-    """Puts a fake with some behaviour in place of the modules; `source` is a model in the format that it reads."""
+    """Puts a fake with some behaviour in place of the modules; `source` is a model in the format that it reads.
+
+    The CUDA runtime has the same GPU.
+    """
     monkeypatch.setenv("HOME", str(tmp_path))
 
     def install(**behaviour):
         made = fake.Behaviour(**behaviour)
+        monkeypatch.setattr(cuda, "load", lambda: cuda.Cuda(made.gpu))
         for name in [name for name in sys.modules if name.partition(".")[0] == "paddle"]:
             monkeypatch.delitem(sys.modules, name)
         for name, module in fake.modules(made).items():
@@ -73,7 +78,7 @@ def images(count=4, seed=0):
     return np.random.default_rng(seed).normal(size=(count, *SHAPE)).astype(np.float32)
 
 
-def measured(installed, tmp_path, name, **options):
+def measured(installed, tmp_path, name, settings=FEW, **options):
     inputs = images(10)
     parity.save(tmp_path / "reference.npz", inputs, [fake.computed(inputs)], "the fake")
     setup = setup_of(name, **options)
@@ -85,16 +90,38 @@ def measured(installed, tmp_path, name, **options):
         if isinstance(answer, Problem):
             return answer
         engine = tmp_path / "built" / answer.made.file
-    return worker.answer_to(Measure(setup, FEW, str(engine), str(tmp_path / "reference.npz")))
+    return worker.answer_to(Measure(setup, settings, str(engine), str(tmp_path / "reference.npz")))
 
 
 # What it takes to be let in
 
 
-@pytest.mark.parametrize("name", BOTH)
-def test_the_version_is_that_of_a_paddle_with_a_gpu(installed, name):
+@pytest.mark.parametrize(("name", "version"), [("paddle", "2.6.2"), ("paddle_tensorrt", "2.6.2 with TensorRT 8.5.3")])
+def test_the_version_is_that_of_a_paddle_with_a_gpu(installed, name, version):
     installed()
-    assert worker.answer_to(Probe(name, T4)) == Version(version="2.6.2")
+    assert worker.answer_to(Probe(name, T4)) == Version(version=version)
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_the_context_is_made_before_a_model_is_opened(installed, monkeypatch, name):
+    made = installed()
+    waited = []
+    monkeypatch.setattr(sys.modules["paddle"].device, "synchronize", waited.append)
+    backends.get(name).probe(T4)
+    assert waited == ["gpu:0"]
+    assert made.configs == []
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_a_context_that_is_not_made_says_why(installed, monkeypatch, name):
+    installed()
+
+    def synchronize(place):
+        raise OSError("(External) CUDA error(2), out of memory. (at /phi/cuda_info.cc:266)")
+
+    monkeypatch.setattr(sys.modules["paddle"].device, "synchronize", synchronize)
+    answer = worker.answer_to(Probe(name, T4))
+    assert answer.reason.startswith("out of memory on the GPU; CUDA error(2)")
 
 
 CPU_BUILD = {"cuda": False, "gpus": 0, "version": "3.3.1", "compiled": (0, 0, 0), "running": (0, 0, 0)}
@@ -166,7 +193,7 @@ def test_the_traps_of_the_fake_are_open(installed):
     predictor.input.reshape((4, *SHAPE))
     predictor.input.copy_from_cpu(images())
     predictor.run()
-    assert made.clock.now == fake.COPY_IN_NS + fake.ON_CPU_NS
+    assert made.clock() == fake.COPY_IN_NS + fake.ON_CPU_NS
 
 
 # Latencies
@@ -194,9 +221,34 @@ def test_a_wait_that_does_not_wait_is_found_out(installed, tmp_path, name, waits
 
 
 @pytest.mark.parametrize("name", BOTH)
-def test_outputs_are_those_of_what_was_fed(installed, tmp_path, name):
-    installed()
+def test_a_build_that_takes_no_stream_is_waited_for_as_a_whole(installed, tmp_path, name):
+    made = installed(takes=False)
     session = opened(installed, tmp_path, name)
+    session.clock = made.clock
+    session.feed([images()])
+    measurement = session.measure(FEW, clock=made.clock)
+    assert measurement.intervals["compute"].samples_ns == (fake.ENQUEUE_NS + fake.COMPUTE_NS,) * 5
+    assert session.validity() == ()
+    assert session.effective()["own_stream"] is False
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_work_beside_the_stream_is_left_over(installed, tmp_path, name):
+    """As `compute` waits for the stream alone."""
+    made = installed(obeys=False)
+    session = opened(installed, tmp_path, name)
+    session.clock = made.clock
+    session.feed([images()])
+    assert [(found.reason, found.evidence) for found in session.validity()] == [
+        ("unsynchronised", "1.000 ms of work were left after a call of 0.010 ms")
+    ]
+
+
+@pytest.mark.parametrize("name", BOTH)
+@pytest.mark.parametrize("copies", ["pageable", "pinned"])
+def test_outputs_are_those_of_what_was_fed(installed, tmp_path, name, copies):
+    installed()
+    session = opened(installed, tmp_path, name, copies=copies)
     first, second = images(seed=1), images(seed=2)
     session.feed([first])
     session.run()
@@ -211,6 +263,131 @@ def test_outputs_are_those_of_what_was_fed(installed, tmp_path, name):
     session.close()
 
 
+# The interval `device`
+
+
+def timed_by_events(installed, tmp_path, name, **behaviour):
+    made = installed(**behaviour)
+    session = opened(installed, tmp_path, name)
+    session.clock = made.clock
+    session.feed([images()])
+    return session
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_device_is_the_time_between_two_events(installed, tmp_path, name):
+    assert "device" in backends.get(name).intervals_on("gpu")
+    session = timed_by_events(installed, tmp_path, name)
+    measurement = session.measure(DEVICE)
+    assert measurement.intervals["device"].samples_ns == (fake.ENQUEUE_NS + fake.COMPUTE_NS,) * 5
+    assert session.validity() == ()
+    assert session.effective()["own_stream"] is True
+    session.close()
+
+
+@pytest.mark.parametrize("name", BOTH)
+@pytest.mark.parametrize(
+    ("behaviour", "evidence"),
+    [
+        (
+            {"obeys": False},
+            [
+                "1.000 ms of work were left after a call of 0.010 ms",
+                "0.996 ms of work were left after a call of 0.015 ms",
+                "Paddle computed before its stream had come to the inference: the events are on another than the work",
+            ],
+        ),
+        ({"obeys": False, "over_at_once": True}, [paddle_gpu.ELSEWHERE]),
+        ({"over_at_once": True}, []),
+        ({"grows": False}, ["4 inferences took 1.010 ms where one took 1.010 ms"]),
+    ],
+    ids=["another stream", "another stream, waited for", "waited for", "no growth"],
+)
+def test_events_that_tell_no_time_of_the_work_are_found_out(installed, tmp_path, name, behaviour, evidence):
+    session = timed_by_events(installed, tmp_path, name, **behaviour)
+    session.measure(DEVICE)
+    assert [(found.reason, found.evidence) for found in session.validity()] == [
+        ("unsynchronised", words) for words in evidence
+    ]
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_a_stream_that_can_not_be_kept_busy_proves_nothing(installed, tmp_path, monkeypatch, name):
+    session = timed_by_events(installed, tmp_path, name)
+    session.measure(DEVICE)
+    monkeypatch.setattr(cuda.Cuda, "done", lambda *_: True)
+    assert [found.evidence for found in session.validity()] == [paddle_gpu.ELSEWHERE]
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_events_that_are_not_waited_for_are_a_failure(installed, tmp_path, name):
+    session = timed_by_events(installed, tmp_path, name, waits=False)
+    with pytest.raises(Failed, match="CUDA's events tell no time of the inference"):
+        session.measure(DEVICE)
+
+
+NEEDS = "the interval device and copies=pinned take"
+
+
+def no_bindings():
+    raise Unavailable("the CUDA runtime is not installed")
+
+
+@pytest.mark.parametrize("name", BOTH)
+@pytest.mark.parametrize(("settings", "options"), [(DEVICE, {}), (FEW, {"copies": "pinned"})])
+def test_what_the_stream_is_needed_for_says_what_is_missing(installed, tmp_path, monkeypatch, name, settings, options):
+    made = installed(takes=False)
+    answer = measured(installed, tmp_path, name, settings, **options)
+    assert answer.status == "unsupported"
+    assert answer.reason == (
+        f"{NEEDS} a stream that Paddle computes on; PaddlePaddle 2.6.2 takes none (set_exec_stream); leave them out"
+    )
+    made = installed()
+    monkeypatch.setattr(cuda, "load", no_bindings)
+    (tmp_path / "again").mkdir()
+    answer = measured(installed, tmp_path / "again", name, settings, **options)
+    assert answer.status == "unavailable"
+    assert answer.reason == (
+        f"{NEEDS} NVIDIA's cuda-bindings; they are not installed, or do not load; "
+        "install them with: pip install 'cuda-bindings==11.*'"
+    )
+    made = installed(gpu=fake.FakeCuda(driver=11080))
+    (tmp_path / "newer").mkdir()
+    answer = measured(installed, tmp_path / "newer", name, settings, **options)
+    assert answer.reason == (
+        "the NVIDIA driver serves CUDA 11.8, cuda-bindings is for 12.9; install a newer driver, or 'cuda-bindings<12'"
+    )
+    assert made.gpu.alive.keys() >= {int(made.own)}
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_the_rest_needs_no_bindings(installed, tmp_path, monkeypatch, name):
+    installed()
+    monkeypatch.setattr(cuda, "load", no_bindings)
+    assert isinstance(measured(installed, tmp_path, name), Measured)
+
+
+# Copies
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_inputs_go_by_pinned_memory_where_that_is_asked_for(installed, tmp_path, name):
+    made = installed()
+    session = opened(installed, tmp_path, name, copies="pinned")
+    session.feed([images()])
+    session.feed([images(seed=1)])
+    assert made.gpu.calls.count("cudaMallocHost") == 1, "inputs of one shape share it"
+    latencies = session.measure(FEW, clock=made.clock).intervals
+    enqueued_ns = made.gpu.copy_ns + fake.COMPUTE_NS
+    assert latencies["end_to_end"].samples_ns == (enqueued_ns + 1000 + fake.COPY_OUT_NS,) * 5
+    assert session.semantics() == {
+        "end_to_end": "copy the inputs in by pinned memory, one inference of the whole batch, copy the outputs out to "
+        "pageable memory"
+    }
+    session.close()
+    assert {what for what in made.gpu.alive.values() if what != "stream"} == set()
+
+
 # What TensorRT does
 
 
@@ -219,7 +396,6 @@ def test_an_engine_is_built_once_and_loaded_each_time(installed, tmp_path):
     session = opened(installed, tmp_path)
     session.feed([images()])
     effective = session.effective()
-    assert effective["engine"] == "loaded"
     assert effective["tensorrt_nodes"] == [60, 40]
     assert effective["operators_left"] == {"softmax": 1, "pool2d": 1}
     assert effective["tensorrt_share"] == round(100 / 102, 3)
@@ -259,15 +435,67 @@ def test_what_computes_outside_of_tensorrt_is_misconfigured(installed, tensorrt,
     ]
 
 
-def test_an_engine_that_is_gone_is_made_anew_and_that_is_told(installed, tmp_path):
+def test_engines_that_paddle_makes_again_are_stale(installed, tmp_path):
     installed()
     setup = setup_of("paddle_tensorrt")
     engine = engine_of(installed, tmp_path, setup)
     for file in (engine.parent / "engines").iterdir():
         file.unlink()
-    session = backends.get("paddle_tensorrt").open(engine, setup)
+    with pytest.raises(Stale, match=r"^the engines of TensorRT beside inference\.pdmodel are not for what is here; "):
+        backends.get("paddle_tensorrt").open(engine, setup)
+
+
+def test_a_folder_that_opening_changed_is_stale(installed, tmp_path, monkeypatch):
+    installed()
+    setup = setup_of("paddle_tensorrt")
+    engine = engine_of(installed, tmp_path, setup)
+    make = fake.Predictor._make_engines
+
+    def make_and_write(self, config):
+        make(self, config)
+        (config.cache / "trt_serialized_0").write_bytes(b"another engine")
+
+    monkeypatch.setattr(fake.Predictor, "_make_engines", make_and_write)
+    with pytest.raises(Stale, match="Paddle made new ones"):
+        backends.get("paddle_tensorrt").open(engine, setup)
+
+
+@pytest.mark.parametrize("version", ["2.6.2", "3.0.0"])
+def test_opening_leaves_the_entry_as_it_was_where_it_is_now(installed, tensorrt, tmp_path, version):
+    """Entries are made in another folder than they are kept in."""
+    made = installed(version=version)
+    setup = setup_of("paddle_tensorrt")
+    entry = engine_of(installed, tmp_path, setup).parent.rename(tmp_path / "entry")
+    before = paddle_tensorrt._files(entry)
+    session = backends.get("paddle_tensorrt").open(entry / installed.source.name, setup)
     session.feed([images()])
-    assert session.effective()["engine"] == "built"
+    session.run()
+    assert paddle_tensorrt._files(entry) == before
+    config = made.configs[-1]
+    assert config.cache == (entry / "engines" if version == "2.6.2" else None)
+    session.close()
+
+
+def test_engines_that_are_kept_elsewhere_are_a_failure(installed, tensorrt, tmp_path, monkeypatch):
+    installed(version="3.0.0")
+    text = fake.program({"tensorrt_engine": 1}, [tmp_path / "elsewhere/engine_0.trt"])
+    convert = sys.modules["paddle.tensorrt.export"].convert
+
+    def convert_elsewhere(prefix, config):
+        convert(prefix, config)
+        Path(f"{config.save_model_dir}.json").write_text(text)
+
+    monkeypatch.setattr(sys.modules["paddle.tensorrt.export"], "convert", convert_elsewhere)
+    with pytest.raises(Failed, match="Paddle keeps the engines of TensorRT elsewhere than beside the program"):
+        opened(installed, tmp_path)
+
+
+def test_three_engines_are_made_of_a_case():
+    backend = backends.get("paddle_tensorrt")
+    assert backend.builds_with(setup_of("paddle_tensorrt").options) == 3
+    assert setup_of("paddle_tensorrt").options["build"] == "0"
+    with pytest.raises(UsageError, match=r"build takes a whole number; found '1\.5'"):
+        backend.variant(setup_of("paddle_tensorrt", build="1.5"))
 
 
 NOTHING = "TensorRT took no part of the network; none has 30 nodes that it can compute; try smaller ones: --set paddle"
@@ -338,7 +566,6 @@ def test_paddle_3_converts_the_program(installed, tensorrt, tmp_path):
         dict.fromkeys(("min_input_shape", "optim_input_shape", "max_input_shape"), (8, *SHAPE))
     ]
     assert made.homes == [str(tmp_path / "engine")], "or engines of several cases would share a folder"
-    assert made.flags == {"FLAGS_trt_engine_serialized_path": str(tmp_path / "engine" / ".pp_trt_cache")}
     assert made.configs[-1].calls["enable_new_ir"] == (True,)
     session.feed([images(8)])
     effective = session.effective()
@@ -359,7 +586,7 @@ def test_operators_of_a_program_are_counted(tmp_path):
 
 def test_a_model_that_was_not_built_here_fails(installed):
     installed()
-    with pytest.raises(Failed, match=r"inference\.pdmodel is no engine of ours; tensorrt\.json is not beside it"):
+    with pytest.raises(Failed, match=r"inference\.pdmodel is no engine of bench; tensorrt\.json beside it is missing"):
         backends.get("paddle_tensorrt").open(installed.source, setup_of("paddle_tensorrt"))
 
 
@@ -371,11 +598,14 @@ def test_an_engine_depends_on_all_that_paddles_cache_overlooks():
         setup_of("paddle_tensorrt", batch_size=8),
         setup_of("paddle_tensorrt", min_subgraph_size="3"),
         setup_of("paddle_tensorrt", tf32="on"),
+        setup_of("paddle_tensorrt", build="2"),
         setup_of("paddle_tensorrt", found={"gpu": {**GPU["gpu"], "name": "Tesla V100"}}),
         setup_of("paddle_tensorrt", found={"gpu": {**GPU["gpu"], "driver": "550.54"}}),
         msgspec.structs.replace(setup_of("paddle_tensorrt"), input_shape=(3, 5, 5)),
     ]
     assert len({msgspec.json.encode(backend.variant(setup)) for setup in variants}) == len(variants)
+    pinned = setup_of("paddle_tensorrt", copies="pinned")
+    assert backend.variant(pinned) == backend.variant(variants[0])
 
 
 # Options

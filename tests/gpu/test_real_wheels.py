@@ -1,7 +1,7 @@
 """The real wheels for GPUs on a machine without one: every case is unavailable, with a line that says what is missing.
 
-Each wheel has an environment of its own: `nox -s gpu_wheels` makes them and runs the tests that bear its name.
-What a GPU would compute is not tested.
+Each wheel has an environment of its own: `nox -s gpu_wheels` makes them and runs the tests whose names begin with its.
+What a GPU would compute is not tested. Of TensorRT there are the bindings alone, over empty libraries.
 """
 
 import os
@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import surfaces
 
 from bench import backends, catalog, environment
 from bench.artifacts import Cache
@@ -33,6 +34,7 @@ NO_TENSORRT = "the libraries of TensorRT are not found"
 NO_DRIVER = "no NVIDIA driver is installed"
 OLD_DRIVER = "the NVIDIA driver is missing, or too old for this CUDA"
 NO_GPU = "no GPU is visible to this process"
+FOR_CPUS = "this PaddlePaddle is a build for CPUs"
 
 
 @pytest.fixture(autouse=True)
@@ -142,24 +144,35 @@ def opened(model, providers, entries={}, **more):
     print("on", *session.get_providers())
     return session
 """
+#: of releases since 1.21
+PRELOAD = f"{OPEN}\ngetattr(ort, 'preload_dlls', lambda: None)()"
 WITHOUT_CPU = {"session.disable_cpu_ep_fallback": "1"}
 
 
 @pytest.mark.parametrize("provider", ["CUDAExecutionProvider", "TensorrtExecutionProvider"])
 def test_onnxruntime_left_to_itself_goes_to_the_cpu(model, provider):
     """What all of this is about: no error, and a session on the CPU."""
-    text, code = said(f"{OPEN}\nort.preload_dlls()\nopened({str(model)!r}, [{provider!r}])")
+    text, code = said(f"{PRELOAD}\nopened({str(model)!r}, [{provider!r}])")
     assert (code, "on CPUExecutionProvider" in text) == (0, True), text
 
 
 def test_onnxruntimes_words_on_the_gpu_are_understood(model):
-    lacks, begin = what_onnxruntime_lacks(), f"{OPEN}\nort.preload_dlls()"
-    assert_meaning(f"{begin}\nort.OrtValue.ortvalue_from_numpy(np.zeros(1, np.float32), 'cuda', 0)", lacks)
-    text, _ = said(f"{begin}\nopened({str(model)!r}, ['CUDAExecutionProvider'], enable_fallback=0)")
+    lacks = what_onnxruntime_lacks()
+    assert_meaning(f"{PRELOAD}\nort.OrtValue.ortvalue_from_numpy(np.zeros(1, np.float32), 'cuda', 0)", lacks)
+    text, _ = said(f"{PRELOAD}\nopened({str(model)!r}, ['CUDAExecutionProvider'], enable_fallback=0)")
     assert cause(text).what == lacks, text
-    text, code = said(f"{begin}\nopened({str(model)!r}, ['TensorrtExecutionProvider'], enable_fallback=0)")
-    assert (code, cause(text).what in (NO_TENSORRT, NO_CUDA)) == (1, True), text
+    text, code = said(f"{PRELOAD}\nopened({str(model)!r}, ['TensorrtExecutionProvider'], enable_fallback=0)")
+    # 1.20 takes no notice of enable_fallback, so that bench has to look where the session is.
+    refused = not INSTALLED["onnxruntime-gpu"].startswith("1.20.")
+    assert (code, cause(text).what in (NO_TENSORRT, NO_CUDA)) == (int(refused), True), text
     print(f"CUDA and TensorRT: {lacks}, {cause(text)[:3]}")
+
+
+def test_onnxruntime_without_a_cpu_to_fall_back_to_opens_nothing(model):
+    text, code = said(f"{PRELOAD}\nopened({str(model)!r}, ['CUDAExecutionProvider'], {WITHOUT_CPU}, enable_fallback=0)")
+    assert (code, cause(text).what) == (1, what_onnxruntime_lacks()), text
+    # Where the provider loads, it is CUDA that fails.
+    assert ("has been explicitly disabled by the user" in text) is (what_onnxruntime_lacks() != OLD_DRIVER)
 
 
 def test_onnxruntimes_words_on_a_session_that_fell_back_are_understood(model):
@@ -222,6 +235,7 @@ ROWS = {
     "cuda.synchronize": ("paddle.device.cuda.synchronize()", OLD_DRIVER, 1),
     "capability": ("paddle.device.cuda.get_device_capability()", OLD_DRIVER, 1),
     "TensorRT's version": ("inference.get_trt_runtime_version()", NO_TENSORRT, 1),
+    "a summary": ("c = config(); c.enable_tensorrt_engine(); c.summary()", NO_TENSORRT, 1),
 }
 
 
@@ -231,10 +245,132 @@ def test_paddles_words_are_understood(program, row):
     assert_meaning(f"{PREDICTOR.format(program=str(program))}\n{statements}", what, code)
 
 
+def test_paddle_is_imported_with_a_warning_that_is_no_cause():
+    text, code = said("import paddle")
+    assert (code, "CPU device will be used by default" in text) == (0, True), text
+    assert cause(text) is None
+
+
 def test_paddle_has_what_the_fake_has():
     from fakes import paddle_gpu as fake
 
-    for name, like in (("Config", fake.Config), ("Tensor", fake.Handle), ("Predictor", fake.Predictor)):
-        wanted = {each for each in vars(like) if not each.startswith("_") and each != "executed"}
-        text, _ = said(f"from paddle import inference; print(*dir(inference.{name}))")
+    likes = {
+        "inference.Config": vars(fake.Config) | vars(fake.ConfigWithStream),
+        "inference.Tensor": vars(fake.Handle),
+        "inference.Predictor": vars(fake.Predictor),
+        "device.cuda.Stream": {"cuda_stream", "synchronize"},
+        "Tensor": {"data_ptr", "shape"},
+    }
+    for name, like in likes.items():
+        wanted = {each for each in like if not each.startswith("_") and each != "executed"}
+        text, _ = said(f"import paddle, paddle.inference; print(*dir(paddle.{name}))")
         assert wanted <= set(text.split()), name
+
+
+# A Paddle for CPUs
+
+ON_A_CPU = {
+    "a place": ("paddle.set_device('gpu:0')", 1),
+    "TensorRT": ("inference.Config().enable_tensorrt_engine()", 1),
+    "a GPU": ("c = inference.Config(); c.enable_use_gpu(100, 0); assert not c.use_gpu()", 0),
+}
+
+
+@pytest.mark.parametrize("row", ON_A_CPU)
+def test_cpu_paddles_words_are_understood(row):
+    statements, code = ON_A_CPU[row]
+    assert_meaning(f"import paddle\nfrom paddle import inference\n{statements}", FOR_CPUS, code)
+
+
+def test_cpu_paddle_knows_no_tensorrt():
+    versions = "i.get_trt_compile_version(), i.get_trt_runtime_version()"
+    text, code = said(f"from paddle import inference as i; print({versions})")
+    assert (code, text.count("(0, 0, 0)")) == (0, 2), text
+
+
+@pytest.mark.parametrize("name", ["paddle", "paddle_tensorrt"])
+def test_cpu_paddle_is_unavailable_on_a_gpu(workshop, name):
+    assert_unavailable(asked(workshop, Probe(name, T4)), "this PaddlePaddle (3.3.1) is a build for CPUs")
+
+
+# CUDA and NVML
+
+#: the package whose calls answer without a driver; those of the older cuda-python raise
+IN_BINDINGS = "cuda-bindings" in INSTALLED
+
+
+def test_cuda_is_unavailable():
+    text, code = said("from bench import cuda; cuda.load().gpu()")
+    assert (code, "Unavailable: no NVIDIA driver; " in text) == (1, True), text
+    print(text.splitlines()[-1])
+
+
+CALLS = "print(*(int(call()[0]) for call in (cuda.cudaGetDeviceCount, cuda.cudaDriverGetVersion)))"
+
+
+def test_cuda_says_so_by_itself():
+    """By what it returns: the number 35, and success for the driver's version, which is 0."""
+    if IN_BINDINGS:
+        assert said(f"from cuda.bindings import runtime as cuda; {CALLS}") == ("35 0\n", 0)
+    else:
+        assert_meaning(f"from cuda import cudart as cuda; {CALLS}", NO_DRIVER)
+
+
+def test_cuda_driver_is_not_found():
+    imported = "from cuda.bindings import driver as cuda" if IN_BINDINGS else "from cuda import cuda"
+    assert_meaning(f"{imported}; cuda.cuInit(0)", NO_DRIVER)
+
+
+def test_cuda_driver_is_missed_by_nvml():
+    text, code = said("from bench.gpu import nvml\nwith nvml.opened(): pass")
+    line = "no NVIDIA driver; NVML Shared Library Not Found; install one; nvidia-smi must then list the GPU"
+    assert (code, text.splitlines()[-1].endswith(line)) == (1, True), text
+
+
+# TensorRT
+
+
+@pytest.fixture(scope="module")
+def bindings(tmp_path_factory):
+    """A folder with a package `tensorrt` as the real one is, which comes with the libraries."""
+    folder = tmp_path_factory.mktemp("bindings")
+    (folder / "tensorrt.py").write_text("from tensorrt_bindings import *\nfrom tensorrt_bindings import __version__\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def libraries(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("libraries")
+    surfaces.empty_libraries(folder)
+    return folder
+
+
+def test_tensorrt_without_its_libraries_is_unavailable(workshop, bindings, monkeypatch):
+    assert_meaning("import tensorrt_bindings", NO_TENSORRT)
+    monkeypatch.setenv("PYTHONPATH", str(bindings))
+    missing = "tensorrt does not load; libnvonnxparser.so.11: cannot open shared object file"
+    assert_unavailable(asked(workshop, Probe("tensorrt", T4)), missing)
+
+
+def test_tensorrt_without_a_driver_is_unavailable(workshop, bindings, libraries, monkeypatch, tmp_path):
+    monkeypatch.setenv("PYTHONPATH", str(bindings))
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(libraries))
+    setup = setup_of("tensorrt")
+    for job in (
+        Probe("tensorrt", T4),
+        Build(setup, str(tmp_path / "m.onnx"), str(tmp_path)),
+        Measure(setup, FEW, str(tmp_path / "m.plan"), ""),
+    ):
+        assert_unavailable(asked(workshop, job, setup), "no NVIDIA driver; libcuda.so.1 is not there")
+
+
+@pytest.mark.parametrize("made", ["Builder", "Runtime"])
+def test_tensorrt_that_makes_nothing_is_unavailable(bindings, libraries, monkeypatch, made):
+    """The TypeError is that of the real bindings, whose library returns nothing, as it does where CUDA fails."""
+    monkeypatch.setenv("PYTHONPATH", str(bindings))
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(libraries))
+    started = f"journal.started(tensorrt, tensorrt.{made})"
+    text, code = said(f"import tensorrt\nfrom bench.backends.tensorrt import journal\n{started}")
+    line = f"TensorRT {INSTALLED['tensorrt-cu13-bindings']} finds no GPU that it can use; pybind11::init(): factory "
+    assert (code, line in text.splitlines()[-1]) == (1, True), text
+    print(text.splitlines()[-1])

@@ -16,7 +16,7 @@ from bench.artifacts import model_files
 from bench.backends import Setup
 from bench.backends.tensorrt import journal
 from bench.catalog import profile
-from bench.errors import Failed, Unavailable, Unsupported, UsageError
+from bench.errors import Failed, Stale, Unavailable, Unsupported, UsageError
 from bench.schema import Case, Settings
 from bench.trtexec import definitions
 
@@ -541,18 +541,18 @@ def test_what_the_parser_says_is_the_reason(bench):
         (
             "Error Code 6: The engine plan file is generated on an incompatible device, "
             "expecting compute 8.6 got compute 7.5, please rebuild.",
-            Failed,
+            Stale,
             "the engine was built for compute capability 8.6, this GPU has 7.5; ",
         ),
         (
             "Serialization assertion stdVersionRead == kSERIALIZATION_VERSION failed.Version tag does not match. "
             "Note: Current Version: 228, Serialized Engine Version: 239",
-            Failed,
+            Stale,
             "the engine is of another TensorRT (its format is 239, that of this one 228); ",
         ),
-        ("magicTagRead == kMAGIC_TAG failed.Magic tag does not match", Failed, "the file is no engine of TensorRT; "),
-        ("assertion header.magicTag == kEXPECTED_MAGIC_TAG failed.", Failed, "the file is no engine of TensorRT; "),
-        ("assertion plan.header.size == blobSize failed.", Failed, "the file is cut off; "),
+        ("magicTagRead == kMAGIC_TAG failed.Magic tag does not match", Stale, "the file is no engine of TensorRT; "),
+        ("assertion header.magicTag == kEXPECTED_MAGIC_TAG failed.", Stale, "the file is no engine of TensorRT; "),
+        ("assertion plan.header.size == blobSize failed.", Stale, "the file is cut off; "),
         (
             "IBuilder::buildSerializedNetwork: Error Code 9: API Usage Error "
             "(Target GPU SM 70 is not supported by this TensorRT release.)",
@@ -663,7 +663,7 @@ def test_a_plan_that_is_not_ours_is_never_loaded(bench, damage):
         file.unlink()
     else:
         file.write_bytes({"h": content[: len(content) // 2], "e": b"", "r": b"\xff" * len(content)}[damage[0]])
-    with pytest.raises(Failed, match=r"model\.plan .*the next run builds it again"):
+    with pytest.raises(Stale, match=r"model\.plan .*the next run builds it again"):
         bench.backend.open(plan, bench.setup())
     assert bench.trt.loaded == []
 
@@ -673,7 +673,7 @@ def test_what_to_remove_is_named_without_the_folder_of_the_cache(bench):
     entry = bench.folder / "cache/tensorrt/ab/abcd"
     entry.mkdir(parents=True)
     moved = plan.rename(entry / plan.name)
-    with pytest.raises(Failed, match=r"; remove tensorrt/ab/abcd from bench's cache \(BENCH_CACHE\); ") as raised:
+    with pytest.raises(Stale, match=r"; remove tensorrt/ab/abcd from bench's cache \(BENCH_CACHE\); ") as raised:
         bench.backend.open(moved, bench.setup())
     assert str(bench.folder) not in str(raised.value)
 
@@ -689,7 +689,7 @@ def test_a_plan_for_another_gpu_is_never_loaded(make, other, reason):
     bench = make("10.16")
     plan = bench.build()
     bench.use("10.16", **other)
-    with pytest.raises(Failed, match=reason):
+    with pytest.raises(Stale, match=reason):
         bench.backend.open(plan, bench.setup())
     assert bench.trt.loaded == []
 
@@ -701,10 +701,10 @@ def test_a_plan_for_another_tensorrt_or_case_is_never_loaded(make):
         (bench.setup("fp16"), "built for precision fp32; here it is fp16"),
         (bench.setup(batch_size=4), "built for inputs of "),
     ):
-        with pytest.raises(Failed, match=reason):
+        with pytest.raises(Stale, match=reason):
             bench.backend.open(plan, setup)
     bench.use("11.4")
-    with pytest.raises(Failed, match=r"built for TensorRT 10\.4\.0; here it is 11\.4\.0\.106"):
+    with pytest.raises(Stale, match=r"built for TensorRT 10\.4\.0; here it is 11\.4\.0\.106"):
         bench.backend.open(plan, bench.setup())
     assert bench.trt.loaded == []
 
@@ -809,6 +809,30 @@ def test_trtexecs_figures_stand_beside_ours(bench, semantics, version):
     assert found["log"].startswith("Throughput: ")
     assert found["summary"]["compute"]["median"] == pytest.approx(sorted(ours.samples_ns)[2] / 1e6, rel=0.01)
     assert found["summary"]["queries"] >= 10
+
+
+@pytest.mark.parametrize(
+    ("generation", "flags", "limit"), [("8.6", 1, 1), ("10.4", 1, 1), ("10.16", 1, 2.5), ("11.4", 0, 2.5)]
+)
+def test_trtexec_alone_is_that_of_the_tensorrt_at_hand(make, generation, flags, limit):
+    """`flags` is cudaEventBlockingSync or nothing, `limit` the percentage from which it calls a run unstable."""
+    bench = make(generation)
+    session = bench.open(bench.setup(semantics="trtexec"))
+    session.feed([images()])
+    waited = set()
+    wait = bench.api._cudaEventSynchronize
+    bench.api._cudaEventSynchronize = lambda event: waited.add(event.flags) or wait(event)
+    measured(session, "compute")
+    assert session.beside()["trtexec"]["version"] == generation
+    assert waited == {flags}
+    assert definitions.defaults(definitions.version(generation)).unstable_percent == limit
+
+
+def test_trtexec_of_a_tensorrt_that_nobody_knows_is_refused(make):
+    bench = make("11.4")
+    bench.trt.__version__ = "12.0.0.1"
+    with pytest.raises(UsageError, match=r"of trtexec 12\.0 are not known here; known are 8\.5 to 11\.x"):
+        bench.open(bench.setup(semantics="trtexec"))
 
 
 def test_trtexecs_figures_leave_its_warm_up_out(make):

@@ -7,18 +7,19 @@ from typing import Any
 from bench import cuda
 from bench.backends import BaseBackend, Session, Setup
 from bench.backends.tensorrt import plan
+from bench.backends.tensorrt.api import Trt
 from bench.backends.tensorrt.building import Build
 from bench.backends.tensorrt.session import TensorRtSession
 from bench.catalog import HardwareProfile
 from bench.errors import UsageError
 from bench.schema import Interval
-from bench.trtexec.definitions import Version
+from bench.trtexec.definitions import Version, version
 
-#: options that an engine is built by
 #: whose definitions are taken beside ours; of each major version the newest that they were checked against
 RELEASES = {"trtexec-10": Version(10, 13), "trtexec-11": Version(11, 1)}
 #: between kernels of nearly one speed the noise of the builder's own timing decides
 BUILDS = 3
+#: options that an engine is built by
 BUILT_BY = ("tf32", "strong_typing", "level", "workspace_mib", "build")
 
 
@@ -38,7 +39,7 @@ class Backend(BaseBackend):
         "level": ("3", "0", "1", "2", "4", "5"),
         "workspace_mib": "0",
         "build": "0",
-        "semantics": ("bench", *RELEASES),
+        "semantics": ("bench", "trtexec", *RELEASES),
     }
 
     def intervals_on(self, kind: str) -> frozenset[Interval]:
@@ -48,7 +49,7 @@ class Backend(BaseBackend):
         return BUILDS
 
     def probe(self, device: HardwareProfile) -> str:
-        return str(self._started(device)[0].__version__)
+        return self._started(device)[0].__version__
 
     def variant(self, setup: Setup) -> dict[str, str]:
         """An engine is of one GPU, precision, shape and number of its build: that of another number is made anew."""
@@ -61,6 +62,7 @@ class Backend(BaseBackend):
             "gpu": str(gpu.get("name") or setup.device.name),
             "capability": _dotted(gpu.get("capability")) or setup.device.capability,
             "driver": str(gpu.get("driver", "")),
+            "system": plan.system(),
             **{name: setup.options[name] for name in BUILT_BY},
         }
 
@@ -73,12 +75,12 @@ class Backend(BaseBackend):
         self.refuse_precision(setup.case)
         trt, runtime, gpu = self._started(setup.device)
         content, facts = plan.load(engine, trt, gpu, setup)
-        graph, release = setup.options["cuda_graph"] == "on", RELEASES.get(setup.options["semantics"])
+        graph, release = setup.options["cuda_graph"] == "on", _release(setup.options["semantics"], trt.__version__)
         return TensorRtSession(trt, runtime, gpu, content, facts, graph, release)
 
-    def _started(self, device: HardwareProfile) -> tuple[Any, cuda.Cuda, cuda.Gpu]:
+    def _started(self, device: HardwareProfile) -> tuple[Trt, cuda.Cuda, cuda.Gpu]:
         """TensorRT, the CUDA runtime, and the GPU, which is this process's from now on."""
-        trt = self.runtime(device)
+        trt: Trt = self.runtime(device)
         runtime = cuda.load()
         gpu = runtime.gpu()
         runtime.start()
@@ -89,6 +91,13 @@ def _refuse_fractions(setup: Setup) -> None:
     for name in ("build", "workspace_mib"):
         if not setup.options[name].isdecimal():
             raise UsageError(f"tensorrt.{name} takes a whole number", f"found {setup.options[name]!r}", "correct --set")
+
+
+def _release(semantics: str, installed: str) -> Version | None:
+    """The trtexec whose definitions are wanted; for "trtexec" the one of the TensorRT that is installed."""
+    if semantics == "trtexec":
+        return version(".".join(installed.split(".")[:2]))
+    return RELEASES.get(semantics)
 
 
 def _dotted(capability: Any) -> str:

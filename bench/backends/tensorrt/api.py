@@ -5,12 +5,86 @@ release to release, so members are looked up by name.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, NewType, Protocol
 
-#: whatever `bytes` takes
-Memory = Any
-#: a member of one of TensorRT's enumerations
-Member = Any
+
+class Memory(Protocol):
+    """Of TensorRT's own, which `bytes` copies."""
+
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+
+class Member:
+    """A member of an enumeration. It and its kinds are for mypy alone, which so tells those of one from another's."""
+
+    name: str
+
+    def __int__(self) -> int:
+        raise NotImplementedError
+
+
+Severity = NewType("Severity", Member)
+Flag = NewType("Flag", Member)
+NetworkFlag = NewType("NetworkFlag", Member)
+Pool = NewType("Pool", Member)
+Verbosity = NewType("Verbosity", Member)
+Format = NewType("Format", Member)
+Kind = NewType("Kind", Member)
+Type = NewType("Type", Member)
+Mode = NewType("Mode", Member)
+Location = NewType("Location", Member)
+
+#: switches of the builder for weak typing: none is in 11, and 8.6 lacks BF16
+TypeFlag = Literal["FP16", "BF16", "INT8"]
+#: types that a model may hold besides fp32; 8.6 lacks BF16
+TypeName = Literal["HALF", "BF16"]
+
+
+class BuilderFlag(Protocol):
+    """The members of all generations; for others see `flag`."""
+
+    TF32: Flag
+
+
+class NetworkDefinitionCreationFlag(Protocol):
+    """EXPLICIT_BATCH is gone from 11, STRONGLY_TYPED came with 10."""
+
+    EXPLICIT_BATCH: NetworkFlag
+    STRONGLY_TYPED: NetworkFlag
+
+
+class MemoryPoolType(Protocol):
+    WORKSPACE: Pool
+
+
+class ProfilingVerbosity(Protocol):
+    DETAILED: Verbosity
+
+
+class LayerInformationFormat(Protocol):
+    JSON: Format
+
+
+class LayerType(Protocol):
+    QUANTIZE: Kind
+    DEQUANTIZE: Kind
+
+
+class DataType(Protocol):
+    """Looked up by name alone: see `data_type`."""
+
+
+class TensorIOMode(Protocol):
+    INPUT: Mode
+    OUTPUT: Mode
+
+
+class TensorLocation(Protocol):
+    DEVICE: Location
+
+
+class Logger(Protocol):
+    def log(self, severity: Severity, text: str, /) -> None: ...
 
 
 class Tensor(Protocol):
@@ -21,12 +95,12 @@ class Tensor(Protocol):
     @property
     def shape(self) -> Sequence[int]: ...
     @property
-    def dtype(self) -> Member: ...
+    def dtype(self) -> Type: ...
 
 
 class Layer(Protocol):
     @property
-    def type(self) -> Member: ...
+    def type(self) -> Kind: ...
     @property
     def num_outputs(self) -> int: ...
     def get_output(self, index: int, /) -> Tensor | None: ...
@@ -62,12 +136,12 @@ class TimingCache(Protocol):
 
 class Config(Protocol):
     builder_optimization_level: int
-    profiling_verbosity: Member
+    profiling_verbosity: Verbosity
 
-    def set_memory_pool_limit(self, pool: Member, size: int, /) -> None: ...
-    def set_flag(self, flag: Member, /) -> None: ...
-    def clear_flag(self, flag: Member, /) -> None: ...
-    def get_flag(self, flag: Member, /) -> bool: ...
+    def set_memory_pool_limit(self, pool: Pool, size: int, /) -> None: ...
+    def set_flag(self, flag: Flag, /) -> None: ...
+    def clear_flag(self, flag: Flag, /) -> None: ...
+    def get_flag(self, flag: Flag, /) -> bool: ...
     def add_optimization_profile(self, profile: Profile, /) -> int: ...
     def create_timing_cache(self, saved: bytes, /) -> TimingCache | None: ...
     def set_timing_cache(self, cache: TimingCache, ignore_mismatch: bool, /) -> bool: ...
@@ -95,16 +169,16 @@ class Context(Protocol):
 class Inspector(Protocol):
     execution_context: Context
 
-    def get_engine_information(self, format_: Member, /) -> str: ...
+    def get_engine_information(self, format_: Format, /) -> str: ...
 
 
 class Engine(Protocol):
     @property
     def num_io_tensors(self) -> int: ...
     def get_tensor_name(self, index: int, /) -> str: ...
-    def get_tensor_mode(self, name: str, /) -> Member: ...
-    def get_tensor_dtype(self, name: str, /) -> Member: ...
-    def get_tensor_location(self, name: str, /) -> Member: ...
+    def get_tensor_mode(self, name: str, /) -> Mode: ...
+    def get_tensor_dtype(self, name: str, /) -> Type: ...
+    def get_tensor_location(self, name: str, /) -> Location: ...
     def create_execution_context(self) -> Context | None: ...
     def create_engine_inspector(self) -> Inspector: ...
 
@@ -114,43 +188,47 @@ class Runtime(Protocol):
 
 
 class Trt(Protocol):
-    """The module. `ILogger` is the base of a logger, the other lower ones are enumerations."""
+    """The module. `ILogger` is the base of a Logger: mypy knows no class that is made of a value."""
 
     __version__: str
 
     def __hash__(self) -> int: ...
     @property
-    def Builder(self) -> Callable[[Any], Builder]: ...
+    def Builder(self) -> Callable[[Logger], Builder]: ...
     @property
-    def OnnxParser(self) -> Callable[[Network, Any], Parser]: ...
+    def OnnxParser(self) -> Callable[[Network, Logger], Parser]: ...
     @property
-    def Runtime(self) -> Callable[[Any], Runtime]: ...
+    def Runtime(self) -> Callable[[Logger], Runtime]: ...
     @property
     def ILogger(self) -> Any: ...
     @property
-    def BuilderFlag(self) -> Any: ...
+    def BuilderFlag(self) -> BuilderFlag: ...
     @property
-    def NetworkDefinitionCreationFlag(self) -> Any: ...
+    def NetworkDefinitionCreationFlag(self) -> NetworkDefinitionCreationFlag: ...
     @property
-    def MemoryPoolType(self) -> Any: ...
+    def MemoryPoolType(self) -> MemoryPoolType: ...
     @property
-    def ProfilingVerbosity(self) -> Any: ...
+    def ProfilingVerbosity(self) -> ProfilingVerbosity: ...
     @property
-    def LayerInformationFormat(self) -> Any: ...
+    def LayerInformationFormat(self) -> LayerInformationFormat: ...
     @property
-    def LayerType(self) -> Any: ...
+    def LayerType(self) -> LayerType: ...
     @property
-    def DataType(self) -> Any: ...
+    def DataType(self) -> DataType: ...
     @property
-    def TensorIOMode(self) -> Any: ...
+    def TensorIOMode(self) -> TensorIOMode: ...
     @property
-    def TensorLocation(self) -> Any: ...
-    def init_libnvinfer_plugins(self, logger: Any, namespace: str, /) -> bool: ...
+    def TensorLocation(self) -> TensorLocation: ...
+    def init_libnvinfer_plugins(self, logger: Logger, namespace: str, /) -> bool: ...
 
 
-def flag(trt: Trt, name: str) -> Member | None:
+def flag(trt: Trt, name: TypeFlag) -> Flag | None:
     """A switch of the builder, where this generation has it."""
     return getattr(trt.BuilderFlag, name, None)
+
+
+def data_type(trt: Trt, name: TypeName) -> Type | None:
+    return getattr(trt.DataType, name, None)
 
 
 def types_by_itself(trt: Trt) -> bool:

@@ -9,7 +9,19 @@ from filelock import FileLock
 from bench.artifacts import default_root, files_sha256, key_of, model_files
 from bench.backends import Setup
 from bench.backends.tensorrt import journal, plan
-from bench.backends.tensorrt.api import Builder, Config, Network, Parser, Trt, flag, network_flags, types_by_itself
+from bench.backends.tensorrt.api import (
+    Builder,
+    Config,
+    Network,
+    Parser,
+    Trt,
+    TypeFlag,
+    TypeName,
+    data_type,
+    flag,
+    network_flags,
+    types_by_itself,
+)
 from bench.cuda import Gpu
 from bench.errors import EXPORT_AGAIN, Failed, Unsupported
 from bench.schema import Precision
@@ -17,9 +29,8 @@ from bench.schema import Precision
 CONVERT = "python -m modelopt.onnx.autocast --onnx_path {name} --low_precision_type fp16 --keep_io_types"
 QUANTISE = "python -m modelopt.onnx.quantization --onnx_path {name} --quantize_mode int8"
 #: types that a model may hold besides fp32, and what they are called in TensorRT's `DataType`
-TYPES: dict[Precision, str] = {"bf16": "BF16", "fp16": "HALF"}
-QUANTISED = ("QUANTIZE", "DEQUANTIZE")
-FLAGS = {"fp16": "FP16", "bf16": "BF16", "int8": "INT8"}
+TYPES: dict[Precision, TypeName] = {"bf16": "BF16", "fp16": "HALF"}
+FLAGS: dict[str, TypeFlag] = {"fp16": "FP16", "bf16": "BF16", "int8": "INT8"}
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -90,13 +101,13 @@ class Build:
     def carried(self, network: Network) -> frozenset[Precision]:
         """The precisions besides fp32 that the model itself holds."""
         found: set[Precision] = set()
-        quantised = [getattr(self.trt.LayerType, name) for name in QUANTISED]
+        quantised = (self.trt.LayerType.QUANTIZE, self.trt.LayerType.DEQUANTIZE)
         for layer in map(network.get_layer, range(network.num_layers)):
             if layer.type in quantised:
                 found.add("int8")
             outputs = map(layer.get_output, range(layer.num_outputs))
             types = [output.dtype for output in outputs if output is not None]
-            found |= {name for name, member in TYPES.items() if getattr(self.trt.DataType, member, None) in types}
+            found |= {name for name, member in TYPES.items() if data_type(self.trt, member) in types}
         return frozenset(found)
 
     def refuse_types(self, carried: frozenset[Precision]) -> None:
@@ -136,7 +147,9 @@ class Build:
         (config.set_flag if options["tf32"] == "on" else config.clear_flag)(trt.BuilderFlag.TF32)
         if not self.strong:
             for precision in sorted({*carried, self.precision} & FLAGS.keys()):
-                config.set_flag(flag(trt, FLAGS[precision]))
+                switch = flag(trt, FLAGS[precision])
+                assert switch is not None  # or else typing is strong
+                config.set_flag(switch)
 
     def narrow(self, model: Model, config: Config, shapes: Shapes) -> None:
         """One profile of one shape, where the model leaves any size open."""

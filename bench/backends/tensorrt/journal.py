@@ -4,10 +4,10 @@ import functools
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
-from bench.backends.tensorrt.api import Member, Trt
-from bench.errors import BenchError, Failed, Unavailable, Unsupported
+from bench.backends.tensorrt.api import Logger, Severity, Trt
+from bench.errors import BenchError, Failed, Stale, Unavailable, Unsupported
 
 KEPT = {"INTERNAL_ERROR", "ERROR", "WARNING"}
 ERRORS = KEPT - {"WARNING"}
@@ -28,15 +28,15 @@ class Journal:
         self.entries: list[Entry] = []
         entries, base = self.entries, trt.ILogger
 
-        class Logger(base):  # type: ignore[misc, valid-type]
+        class Recorder(base):  # type: ignore[misc, valid-type]
             def __init__(self) -> None:
                 base.__init__(self)
 
-            def log(self, severity: Member, text: str) -> None:
+            def log(self, severity: Severity, text: str) -> None:
                 if severity.name in KEPT:
                     entries.append(Entry(severity.name, text))
 
-        self.logger = Logger()
+        self.logger: Logger = Recorder()
 
     @contextmanager
     def part(self) -> Iterator[list[Entry]]:
@@ -60,7 +60,7 @@ def said(entries: list[Entry]) -> str:
     return " ".join(texts[0].split())[:LONGEST] if texts else ""
 
 
-def started(trt: Trt, make: Callable[[Any], Made]) -> Made:
+def started(trt: Trt, make: Callable[[Logger], Made]) -> Made:
     """A builder or a runtime. Where CUDA can't be used, for which the bindings raise a TypeError: Unavailable."""
     log = of(trt)
     with log.part() as entries:
@@ -91,18 +91,18 @@ KNOWN = (
     ),
     Known(
         r"expecting compute (?P<there>\d+\.\d+) got compute (?P<here>\d+\.\d+)",
-        Failed,
+        Stale,
         "the engine was built for compute capability {there}, this GPU has {here}",
         BUILD_AGAIN,
     ),
     Known(
         r"Current Version: (?P<here>\d+), Serialized Engine Version: (?P<there>\d+)",
-        Failed,
+        Stale,
         "the engine is of another TensorRT (its format is {there}, that of this one {here})",
         BUILD_AGAIN,
     ),
-    Known(r"(?i)magic.?tag", Failed, "the file is no engine of TensorRT", BUILD_AGAIN),
-    Known(r"header\.size == blobSize|empty memory buffer", Failed, "the file is cut off", BUILD_AGAIN),
+    Known(r"(?i)magic.?tag", Stale, "the file is no engine of TensorRT", BUILD_AGAIN),
+    Known(r"header\.size == blobSize|empty memory buffer", Stale, "the file is cut off", BUILD_AGAIN),
     Known(
         r"CUDA initialization failure with error: (?P<number>\d+)",
         Unavailable,

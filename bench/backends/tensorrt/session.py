@@ -4,13 +4,14 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVarTuple
 
 import msgspec
 
 from bench.backends import Session
 from bench.backends.tensorrt import journal
-from bench.backends.tensorrt.api import Context, Engine, Runtime, Trt
+from bench.backends.tensorrt.api import Context, Engine, Mode, Runtime, Trt
 from bench.backends.tensorrt.plan import PLAN, Facts
 from bench.backends.tensorrt.tracing import Work, trace
 from bench.cuda import Cuda, Gpu, Handle
@@ -51,6 +52,9 @@ NARROWEST_FIRST = ("int8", "fp16", "bf16", "fp32")
 MOVING = {"Reformat", "NoOp", "Constant", "Shuffle", "Signal", "Wait"}
 OPAQUE = ("ForeignNode", "Myelin")
 
+#: what a method of TensorRT takes
+Given = TypeVarTuple("Given")
+
 
 class TensorRtSession(Session):
     """`run` enqueues on a stream of its own and waits for the stream; nothing is timed that was not waited for."""
@@ -80,20 +84,20 @@ class TensorRtSession(Session):
             self._inputs, self._outputs = self._shaped(owner)
             self._stack = owner.pop_all()
 
-    def _names(self, mode: str) -> Iterator[str]:
-        """The engine's inputs ("INPUT") or outputs ("OUTPUT")."""
-        wanted = getattr(self._trt.TensorIOMode, mode)
+    def _names(self, mode: Mode) -> Iterator[str]:
+        """The engine's inputs or outputs."""
         for name in map(self._engine.get_tensor_name, range(self._engine.num_io_tensors)):
             if self._engine.get_tensor_location(name) != self._trt.TensorLocation.DEVICE:
                 raise Unsupported(
                     f"the engine wants {name} in the host's memory", "image classifiers have no such tensor"
                 )
-            if self._engine.get_tensor_mode(name) == wanted:
+            if self._engine.get_tensor_mode(name) == mode:
                 yield name
 
     def _shaped(self, owner: ExitStack) -> tuple[list[Buffer], list[Buffer]]:
         """Selects the one profile and sets every input's shape, then its memory and that of the outputs."""
-        inputs, outputs = list(self._names("INPUT")), list(self._names("OUTPUT"))
+        modes = self._trt.TensorIOMode
+        inputs, outputs = list(self._names(modes.INPUT)), list(self._names(modes.OUTPUT))
         self._insist("select the optimisation profile", self._context.set_optimization_profile_async, 0, self._handle)
         self._cuda.synchronise(self._stream)
         for name in inputs:
@@ -121,7 +125,7 @@ class TensorRtSession(Session):
         self._insist(f"take memory for {name}", self._context.set_tensor_address, name, pointer)
         return Buffer(pointer, array)
 
-    def _insist(self, what: str, method: Callable[..., bool], *arguments: object) -> None:
+    def _insist(self, what: str, method: Callable[[*Given], bool], *arguments: *Given) -> None:
         """TensorRT says False rather than raise."""
         with self._log.part() as entries:
             good = method(*arguments)
@@ -179,12 +183,9 @@ class TensorRtSession(Session):
 
     def _capture(self) -> None:
         self._cuda.synchronise(self._stream)
-        self._graph = self._cuda.capture(self._stream, self._enqueue, self._stack)
-        self._launch = self._enqueue if self._graph is None else self._replay
+        graph = self._graph = self._cuda.capture(self._stream, self._enqueue, self._stack)
+        self._launch = self._enqueue if graph is None else partial(self._cuda.launch, graph, self._stream)
         self._launch()
-
-    def _replay(self) -> None:
-        self._cuda.launch(self._graph, self._stream)
 
     # Measurement
 
