@@ -61,6 +61,7 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
     session.run("mypy")
+    session.run("python", "tests/gpu/mistyped.py")
     session.run("lint-imports")
 
 
@@ -192,33 +193,49 @@ def compare(session: nox.Session) -> None:
     session.run("pytest", "-m", "slow", "tests/test_compare.py", "-s", *session.posargs)
 
 
+#: by the beginning of the names of their tests
 GPU_WHEELS = {
-    "onnxruntime": ["onnxruntime-gpu==1.31.1"],
+    "onnxruntime": ["onnxruntime-gpu==1.31.1", "numpy==2.4.6"],
+    "onnxruntime 1.20": ["onnxruntime-gpu==1.20.2", "numpy==2.4.6"],
     "onnxruntime with CUDA 13": [
         "onnxruntime-gpu==1.31.1",
-        "nvidia-cublas<14",
-        "nvidia-cuda-runtime<14",
-        "nvidia-curand",
+        "numpy==2.4.6",
+        "nvidia-cublas==13.10.0.20",
+        "nvidia-cuda-runtime==13.5.37",
+        "nvidia-curand==10.4.5.25",
     ],
     "onnxruntime with CUDA 12": [
         "onnxruntime-gpu==1.26.0",
+        "numpy==2.4.6",
         "nvidia-cublas-cu12==12.1.3.1",
-        "nvidia-cuda-runtime-cu12",
+        "nvidia-cuda-runtime-cu12==12.9.79",
         "nvidia-cudnn-cu12==9.1.0.70",
         "nvidia-cufft-cu12==11.0.2.54",
         "nvidia-curand-cu12==10.3.2.106",
     ],
-    "paddle": ["paddlepaddle-gpu==2.6.2", "numpy<2", "setuptools"],
+    "paddle": ["paddlepaddle-gpu==2.6.2", "numpy==1.26.4", "setuptools==84.2.1"],
+    "cpu paddle": ["paddlepaddle==3.3.1", "numpy==2.4.6", "setuptools==84.2.1"],
+    "tensorrt": ["tensorrt-cu13-bindings==11.4.0.106", "cuda-bindings==13.4.4", "numpy==2.4.6"],
+    "cuda 13": ["cuda-bindings==13.4.4", "numpy==2.4.6"],
+    "cuda 12.9": ["cuda-bindings==12.9.10", "numpy==2.4.6"],
+    "cuda 12.6": ["cuda-python==12.6.2.post1", "numpy==2.4.6"],
 }
 
 
 @nox.session(python=PYTHONS[:1])
 @nox.parametrize("wheel", list(GPU_WHEELS), ids=[name.replace(" ", "-") for name in GPU_WHEELS])
 def gpu_wheels(session: nox.Session, wheel: str) -> None:
-    """Wheels for GPUs on a machine without one: all is unavailable, with its cause, and nothing is timed (8 GB)."""
-    session.install("-e", ".[test]", "onnx", *GPU_WHEELS[wheel])
-    named = wheel.partition(" ")[0]
+    """Real wheels for GPUs on a machine without one: what is missing is said, nothing is timed (docs/gpu.md; 8 GB)."""
+    session.install("-e", ".[test]", "onnx==1.23.2", "protobuf==7.36.2", *GPU_WHEELS[wheel])
+    named = f"test_{wheel.partition(' ')[0]}"
     session.run("pytest", "-m", "slow", "tests/gpu/test_real_wheels.py", "-k", named, *session.posargs)
+
+
+@nox.session
+def recipes(session: nox.Session) -> None:
+    """Whether what docs/gpu.md tells to install goes together, asked of the package index; installs none of it."""
+    session.install("-e", ".", "uv")
+    session.run("python", "tests/gpu/recipes.py", *session.posargs)
 
 
 @nox.session
@@ -251,7 +268,7 @@ def rtx(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS[:1])
 def surfaces(session: nox.Session) -> None:
-    """Whether TensorRT's published bindings, 8.6 to 11.4, have the names that we use; needs a C compiler."""
+    """Whether the bindings of TensorRT, 8.6 to 11.4, and of CUDA have the names that we use; needs a C compiler."""
     session.install("pip", "-e", ".")
     session.run("python", "tests/gpu/surfaces.py", *session.posargs)
 

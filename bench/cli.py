@@ -75,7 +75,7 @@ def with_options(options: list[Callable[[Any], Any]]) -> Callable[[Any], Any]:
 @click.option("--interval", "intervals", type=INTERVALS, default="compute", show_default=True, help="What is timed.")
 @click.option(
     "--semantics",
-    type=click.Choice(["bench", "trtexec-10", "trtexec-11"]),
+    type=click.Choice(["bench", "trtexec", "trtexec-10", "trtexec-11"]),
     default="bench",
     show_default=True,
     help="Whose definitions to take beside ours.",

@@ -79,10 +79,10 @@ def refuse_stranger(profile: HardwareProfile, description: Mapping[str, Any]) ->
 def _gpu(profile: HardwareProfile, description: Mapping[str, Any]) -> Device:
     """The GPU of that name, or of those the one that `GPU_VARIABLE` means."""
     try:
-        with nvml.opened() as library:
-            gpus, broken = library.gpus()
+        gpus, broken = watch.promptly(_listed, watch.FIRST_PATIENCE_S)
     except Unavailable:
-        refuse_stranger(profile, description)
+        if description["hardware"]["gpus"] or not _on_the_bus():  # where a GPU without a driver is
+            refuse_stranger(profile, description)
         raise
     shown = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     gpus = [gpu for gpu in gpus if selection.is_shown(gpu, shown)]
@@ -99,6 +99,19 @@ def _gpu(profile: HardwareProfile, description: Mapping[str, Any]) -> Device:
     return Device(
         {**description, "device": {"gpu": told}}, environment.usable_cpus(), {"gpu": msgspec.to_builtins(gpu)}
     )
+
+
+def _listed() -> tuple[list[Gpu], list[str]]:
+    with nvml.opened() as library:
+        return library.gpus()
+
+
+def _on_the_bus(root: environment.Root = "/") -> bool:
+    """Whether a graphics or 3D controller of NVIDIA's is plugged into this machine."""
+    folder = "sys/bus/pci/devices"
+    places = [f"{folder}/{name}" for name in environment.names(root, folder)]
+    ids = [(environment.read(root, f"{place}/vendor"), environment.read(root, f"{place}/class")) for place in places]
+    return any(vendor == "0x10de" and kind.startswith("0x03") for vendor, kind in ids)
 
 
 def _phone(profile: HardwareProfile, description: Mapping[str, Any]) -> Device:

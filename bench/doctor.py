@@ -69,7 +69,8 @@ def _answers(profile: HardwareProfile, device: Device | None) -> Iterator[tuple[
     for name in profile.backends:
         backend = backends.get(name)
         options = backends.settle(backend, {}, profile.kind)
-        lacking = homes.missing(backend) or devices.lacking(profile, device, backend, options)
+        # In this order: what is installed for a GPU goes by other names.
+        lacking = devices.lacking(profile, device, backend, options) or homes.missing(backend)
         if lacking or not device:
             yield name, lacking or f"installed; it waits for {profile.name}"
             continue

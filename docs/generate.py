@@ -1,5 +1,6 @@
-"""Writes what commands print into the marked blocks of README.md: `python docs/generate.py`; `--check` only compares.
+"""Writes what commands print, and the recipes for GPUs, into the marked blocks of README.md and of docs/.
 
+`python docs/generate.py`; with `--check` it only compares.
 A block stands between `<!-- begin NAME -->` and `<!-- end NAME -->`.
 """
 
@@ -9,13 +10,15 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 from bench import catalog
 from bench.catalog import ModelCard
+from bench.gpu import matrix
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", ROOT / "docs" / "detector.md"]
+PAGES = [ROOT / "README.md", ROOT / "docs" / "detector.md", ROOT / "docs" / "gpu.md"]
 
 
 def output(*arguments: str) -> str:
@@ -45,12 +48,25 @@ def _span(cards: Iterable[ModelCard], field: str, unit: float) -> str:
     return f"{counts[0]:.3g} – {counts[-1]:.3g}"
 
 
+RUNTIMES = {"tensorrt": "TensorRT", "onnxruntime": "ONNX Runtime", "paddle": "Paddle"}
+
+
+def recipes(family: matrix.Family) -> str:
+    """What to type for each runtime, those with the same commands together."""
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for runtime, lines in matrix.RECIPES[family].items():
+        alike.setdefault(lines, []).append(" with ".join(RUNTIMES[name] for name in runtime.split("_")))
+    blocks = ("{}:\n\n```sh\n{}\n```".format(", ".join(names), "\n".join(lines)) for lines, names in alike.items())
+    return "\n\n".join(blocks)
+
+
 LIVE = "selfcheck live --report --format markdown --file docs/selfcheck-live.jsonl"
 BLOCKS = {
     "help": lambda: printed("--help"),
     "run-help": lambda: printed("run", "--help"),
     "families": families,
     "live": lambda: output(*LIVE.split()),
+    **{f"recipes-{family}": partial(recipes, family) for family in matrix.RECIPES},
 }
 
 

@@ -61,6 +61,36 @@ def test_a_gpu_without_nvml_says_what_nvml_lacks(gpus):
         devices.find(catalog.profile("v100"), HERE)
 
 
+def test_a_gpu_without_a_driver_is_not_said_to_be_absent(gpus, monkeypatch):
+    """On a fresh machine nothing but the bus knows it, and not by name."""
+    fresh = {"hardware": {"cpu": {"name": "AMD EPYC"}, "gpus": []}, "packages": {}}
+    gpus.answers["nvmlInit"] = gpus.error("LibraryNotFound")
+    monkeypatch.setattr(devices, "_on_the_bus", lambda: True)
+    with pytest.raises(Unavailable, match=r"^no NVIDIA driver; .* install one; nvidia-smi must then list the GPU"):
+        devices.find(catalog.profile("t4"), fresh)
+    monkeypatch.setattr(devices, "_on_the_bus", lambda: False)
+    with pytest.raises(Unavailable, match=r"looked for a GPU named like NVIDIA Tesla T4 .*found no NVIDIA GPU"):
+        devices.find(catalog.profile("t4"), fresh)
+
+
+@pytest.mark.parametrize(
+    ("vendor", "kind", "seen"),
+    [
+        ("0x10de", "0x030200", True),
+        ("0x10de", "0x030000", True),
+        ("0x10de", "0x040300", False),
+        ("0x1002", "0x030000", False),
+    ],
+)
+def test_what_is_on_the_bus(tmp_path, vendor, kind, seen):
+    place = tmp_path / "sys/bus/pci/devices/0000:00:1e.0"
+    place.mkdir(parents=True)
+    (place / "vendor").write_text(f"{vendor}\n")
+    (place / "class").write_text(f"{kind}\n")
+    assert devices._on_the_bus(tmp_path) is seen
+    assert not devices._on_the_bus(tmp_path / "nowhere")
+
+
 class Engine(BaseBackend):
     name = "tensorrt"
     kinds = frozenset({"gpu"})
@@ -102,7 +132,7 @@ def test_they_are_refused_without_the_gpu_too(installed):
 
 
 def test_the_recipe_is_for_gpus_alone():
-    assert any("tensorrt==10.4.0" in line for line in devices.recipe(catalog.profile("v100"), None, Engine()))
+    assert any("tensorrt-cu12==10.4.0" in line for line in devices.recipe(catalog.profile("v100"), None, Engine()))
     assert devices.recipe(catalog.profile("cpu"), None, backends.get("openvino")) == ()
 
 

@@ -11,6 +11,14 @@ GPU 00000000:00:1E.0
     Product Name                          : Tesla T4
     Serial Number                         : 1562520023146
     GPU UUID                              : GPU-4e5b3c1a-9f0e-1122-3344-5566778899aa
+    GPU PDI                               : 0x7f3a9c55d1e20b48
+    Board ID                              : 0x1e77
+    Platform Info
+        Chassis Serial Number             : 8811223344
+        GPU Fabric GUID                   : 0x9a1b2c3d4e5f6071
+    Processes
+        Process ID                        : 4242
+            Name                          : /home/annette/venv/bin/python
     Clocks
         SM                                : 585 MHz
 """
@@ -46,8 +54,10 @@ def test_it_holds_what_one_would_ask_for(packed):
 
 def test_it_names_neither_the_user_nor_the_one_device(packed):
     everything = "".join(packed.values())
-    for private in ("1562520023146", "4e5b3c1a", str(Path.home()) + "/"):
+    names_one = ("1562520023146", "4e5b3c1a", "7f3a9c55", "0x1e77", "8811223344", "9a1b2c3d", "annette")
+    for private in (*names_one, str(Path.home()) + "/"):
         assert private not in everything
+    assert "Name                          : ~/venv/bin/python" in everything
     assert '{"log": "~/x"}' in everything
 
 

@@ -310,10 +310,21 @@ def _environment(name: str, *packages: str) -> tuple[str, ...]:
     return (f"python3.11 -m venv .venv-{name}", *installs)
 
 
+def _packages(name: str) -> str:
+    return f'"$PWD"/.venv-{name}/lib/python3.11/site-packages'
+
+
 def _libraries(name: str) -> str:
     """TensorRT and CUDA packages keep their libraries where the loader doesn't look."""
-    packages = f'"$PWD"/.venv-{name}/lib/python3.11/site-packages'
-    return f"export LD_LIBRARY_PATH=$(printf '%s:' {packages}/nvidia/*/lib {packages}/tensorrt_libs)"
+    return f"export LD_LIBRARY_PATH=$(printf '%s:' {_packages(name)}/nvidia/*/lib {_packages(name)}/tensorrt_libs)"
+
+
+def _unversioned(name: str, folders: str) -> tuple[str, ...]:
+    """Names as development packages have them, by which Paddle loads: Paddle, paddle/phi/backends/dynload."""
+    return (
+        "# Paddle asks for libcudnn.so, libnvinfer.so and so on, and the packages have libcudnn.so.8 alone",
+        f'for file in {_packages(name)}/{folders}/lib*.so.*; do ln -sf "$file" "${{file%%.so.*}}.so"; done',
+    )
 
 
 def _doctor(name: str, device: str) -> str:
@@ -332,35 +343,38 @@ def _onnxruntime(name: str, extra: str, device: str) -> tuple[str, ...]:
     return (*_environment(name, f"'.[{extra}]'"), _libraries(name), _doctor(name, device))
 
 
-def _paddle(family: str, libraries: str) -> tuple[str, ...]:
+def _paddle(family: str, *notes: str) -> tuple[str, ...]:
     name = f"{family}-paddle"
-    return (
-        f"# needs {libraries} of NVIDIA's archives, their lib folders in LD_LIBRARY_PATH",
-        *_environment(name, "'.[gpu]' paddlepaddle-gpu==2.6.2 'numpy<2'"),
-        _doctor(name, family),
-    )
+    first = _environment(name, "'.[paddle2]'")
+    return (*first, *_unversioned(name, "nvidia/*/lib"), _libraries(name), *notes, _doctor(name, family))
 
 
+ARCHIVE = "# and TensorRT 8.5.3 of NVIDIA's archives, for no index has it: its lib folder in LD_LIBRARY_PATH, too"
+# The newest release that the public index has for CPUs; that Paddle's index has it, too, is known from others' recipes.
 PADDLE_3 = (
     "# Paddle 3 for GPUs is on Paddle's own index, one for each CUDA: take the address for CUDA 12.6 from its "
     "installation page for INDEX",
-    *_environment("newer-paddle", "'.[gpu]'", "'paddlepaddle-gpu>=3,<4' --index-url INDEX"),
+    *_environment(
+        "newer-paddle",
+        "'.[gpu]' numpy==2.4.6 protobuf==7.36.2 setuptools==84.2.1",
+        "paddlepaddle-gpu==3.3.1 --index-url INDEX",
+    ),
 )
 #: what to type in a clone, in order; CUDA 11 and 12 don't fit one environment, and neither do two TensorRTs
 RECIPES: dict[Family, dict[Runtime, tuple[str, ...]]] = {
     "v100": {
-        "tensorrt": _tensorrt("v100", "v100", "tensorrt==10.4.0", "v100"),
+        "tensorrt": _tensorrt("v100", "v100", "tensorrt-cu12==10.4.0", "v100"),
         "onnxruntime": _onnxruntime("v100", "v100", "v100"),
-        "onnxruntime_tensorrt": _tensorrt("v100", "v100", "tensorrt==10.4.0", "v100"),
-        "paddle": _paddle("v100", "CUDA 11.8 and cuDNN 8.6"),
-        "paddle_tensorrt": _paddle("v100", "CUDA 11.8, cuDNN 8.6 and TensorRT 8.5.3"),
+        "onnxruntime_tensorrt": _tensorrt("v100", "v100", "tensorrt-cu12==10.4.0", "v100"),
+        "paddle": _paddle("v100"),
+        "paddle_tensorrt": _paddle("v100", ARCHIVE),
     },
     "t4": {
         "tensorrt": _tensorrt("t4", "t4", "tensorrt-cu12==10.16.1.11", "t4"),
         "onnxruntime": _onnxruntime("t4", "t4", "t4"),
         "onnxruntime_tensorrt": _tensorrt("t4", "t4", "tensorrt-cu12==10.16.1.11", "t4"),
-        "paddle": _paddle("t4", "CUDA 11.8 and cuDNN 8.6"),
-        "paddle_tensorrt": _paddle("t4", "CUDA 11.8, cuDNN 8.6 and TensorRT 8.5.3"),
+        "paddle": _paddle("t4"),
+        "paddle_tensorrt": _paddle("t4", ARCHIVE),
     },
     "newer": {
         "tensorrt": _tensorrt("newer", "newer", "tensorrt-cu13==11.4.0.106", ""),
@@ -369,7 +383,10 @@ RECIPES: dict[Family, dict[Runtime, tuple[str, ...]]] = {
         "paddle": (*PADDLE_3, _doctor("newer-paddle", "")),
         "paddle_tensorrt": (
             *PADDLE_3,
-            "# and TensorRT 10.5.0.18 of NVIDIA's archives, its lib folder in LD_LIBRARY_PATH",
+            TENSORRT_NOTE,
+            ".venv-newer-paddle/bin/pip install tensorrt-cu12==10.5.0",
+            *_unversioned("newer-paddle", "tensorrt_libs"),
+            _libraries("newer-paddle"),
             _doctor("newer-paddle", ""),
         ),
     },

@@ -1,15 +1,19 @@
 """The support matrix both ways, row by row; what is refused, with the words; recipes; and which GPU is meant."""
 
+import ast
 import re
 import subprocess
 import sys
 import time
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
+import msgspec
 import pytest
+import recipes
 
-from bench import catalog
+from bench import catalog, devices, doctor, process
 from bench.errors import Unavailable, UsageError
 from bench.gpu import matrix, selection, support
 from bench.gpu.selection import Gpu, select
@@ -360,6 +364,64 @@ def test_profiles_have_their_recipe():
     assert support.recipe(Gpu(index=0, name="P100", capability=(6, 0)), "tensorrt") == ()
 
 
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+FOR_GPUS = ("gpu", "v100", "t4", "newer", "paddle2")
+EXACT = re.compile(r"[\w-]+(\[[\w,]+\])?==[\w.]+")
+
+
+@pytest.mark.parametrize("name", FOR_GPUS)
+def test_an_extra_for_gpus_is_exact(name):
+    loose = {each for each in EXTRAS[name] if not EXACT.fullmatch(each)}
+    assert loose == (set() if name == "gpu" else {"bench[gpu]"})
+
+
+@pytest.mark.parametrize(("family", "runtime"), [(each, runtime) for each in matrix.RECIPES for runtime in RUNTIMES])
+def test_a_recipe_is_exact(family, runtime):
+    lines = matrix.RECIPES[family][runtime]
+    installed = [line for line in lines if "install" in line and not line.startswith("#")]
+    asked = recipes.asked(lines, elsewhere=True)
+    assert len(installed) >= 1
+    assert all(re.fullmatch(r"\.venv-[\w-]+/bin/pip install [^<>~*]+", line) for line in installed)
+    extras = [each[2:-1] for each in asked if each.startswith(".")]
+    assert len(extras) == 1
+    assert set(extras) <= set(FOR_GPUS)
+    assert [each for each in asked if not each.startswith(".") and not EXACT.fullmatch(each)] == []
+
+
+def test_only_paddle_3_is_not_resolved():
+    """`nox -s recipes` resolves all else, of TensorRT the bindings."""
+    lines = [line for recipe in matrix.RECIPES.values() for lines in recipe.values() for line in lines]
+    resolved = {*recipes.asked(lines)}
+    assert {*recipes.asked(lines, elsewhere=True)} - resolved == {"paddlepaddle-gpu==3.3.1"}
+    changed = {each for each in resolved if recipes.public(each) != each}
+    assert changed == {each for each in resolved if each.startswith("tensorrt")}
+    assert recipes.public("tensorrt-cu12==10.4.0") == "tensorrt-cu12-bindings==10.4.0"
+
+
+def test_what_the_wheels_session_installs_is_exact():
+    tree = ast.parse((ROOT / "noxfile.py").read_text(encoding="utf-8"))
+    assigned = [node for node in tree.body if isinstance(node, ast.Assign)]
+    (wheels,) = (ast.literal_eval(each.value) for each in assigned if ast.unparse(each.targets[0]) == "GPU_WHEELS")
+    assert [each for listed in wheels.values() for each in listed if not EXACT.fullmatch(each)] == []
+
+
+def test_the_doctor_says_what_a_gpu_needs_and_how_to_get_it(monkeypatch):
+    """Not what a CPU needs, though that is missing, too."""
+
+    def nowhere(*_):
+        raise Unavailable("no NVIDIA driver")
+
+    monkeypatch.setattr(devices, "find", nowhere)
+    monkeypatch.setattr(devices, "metadata", SimpleNamespace(distributions=list))
+    lines, usable = doctor.examine(catalog.profile("t4"))
+    assert not usable
+    wanted = {"onnxruntime": "onnxruntime-gpu", "tensorrt": "TensorRT", "paddle_tensorrt": "paddlepaddle-gpu"}
+    for name, needed in wanted.items():
+        start = next(i for i, line in enumerate(lines) if line.startswith(f"backend {name}: {needed} is not installed"))
+        recipe = [f"    {line}" for line in support.recipe(catalog.profile("t4"), name)]
+        assert lines[start + 1 : start + 1 + len(recipe)] == recipe
+
+
 def pins(text):
     """What a command or a list of requirements pins, by name, without extras."""
     return dict(re.findall(r"([\w-]+)(?:\[[\w,]+\])?==([\w.]+)", text))
@@ -368,9 +430,8 @@ def pins(text):
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("name", ["v100", "t4"])
 def test_what_a_recipe_installs_is_not_refused(name, runtime):
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     lines = " ".join(support.recipe(catalog.profile(name), runtime))
-    asked = " ".join(requirement for extra in re.findall(r"'\.\[(\w+)\]'", lines) for requirement in extras[extra])
+    asked = " ".join(requirement for extra in re.findall(r"'\.\[(\w+)\]'", lines) for requirement in EXTRAS[extra])
     versions = {**pins(asked), **pins(lines), "python": "3.11"}
     assert set(versions) & {"tensorrt", "tensorrt-cu12", "onnxruntime-gpu", "paddlepaddle-gpu"}
     assert support.obstacle(catalog.profile(name), runtime, versions) == ""
@@ -378,9 +439,8 @@ def test_what_a_recipe_installs_is_not_refused(name, runtime):
 
 def test_the_recipes_of_newer_gpus_are_not_refused_either():
     gpu = Gpu(index=0, name="A10", capability=AMPERE, driver="580.95.05", cuda_driver=(13, 0))
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for runtime in ("tensorrt", "onnxruntime", "onnxruntime_tensorrt"):
-        versions = pins(" ".join((*extras["newer"], *support.recipe(gpu, runtime))))
+        versions = pins(" ".join((*EXTRAS["newer"], *support.recipe(gpu, runtime))))
         assert support.obstacle(gpu, runtime, {**versions, "python": "3.11"}) == ""
 
 
@@ -394,6 +454,28 @@ def test_the_libraries_line_is_shell(tmp_path):
     )
     found = done.stdout.strip().strip(":").split(":")
     assert found == [str(packages / each) for each in ("nvidia/cublas/lib", "nvidia/cudnn/lib", "tensorrt_libs")]
+
+
+@pytest.mark.parametrize(
+    ("family", "runtime", "folder", "there", "made"),
+    [
+        ("t4", "paddle", "nvidia/cudnn/lib", "libcudnn.so.8", "libcudnn.so"),
+        ("t4", "paddle", "nvidia/cuda_nvrtc/lib", "libnvrtc-builtins.so.11.8", "libnvrtc-builtins.so"),
+        ("newer", "paddle_tensorrt", "tensorrt_libs", "libnvinfer.so.10", "libnvinfer.so"),
+    ],
+    ids=["cudnn", "nvrtc", "tensorrt"],
+)
+def test_libraries_get_the_names_that_paddle_asks_for(tmp_path, family, runtime, folder, there, made):
+    lines = matrix.RECIPES[family][runtime]
+    environment = lines[next(i for i, line in enumerate(lines) if line.startswith("python3.11"))].split()[-1]
+    place = tmp_path / environment / "lib/python3.11/site-packages" / folder
+    place.mkdir(parents=True)
+    (place / there).write_text("it")
+    line = next(line for line in lines if line.startswith("for "))
+    for _ in range(2):
+        subprocess.run(["sh", "-c", line], cwd=tmp_path, check=True)
+    assert (place / made).read_text() == "it"
+    assert sorted(path.name for path in place.iterdir()) == sorted([there, made])
 
 
 def test_the_document_has_every_command():
@@ -459,3 +541,14 @@ def test_gpus_of_a_profile():
 
 def test_a_worker_sees_one_gpu_by_its_uuid():
     assert selection.visible_only(FOUR[2])["CUDA_VISIBLE_DEVICES"] == "GPU-2c"
+
+
+@pytest.mark.parametrize(("uuid", "shown"), [("GPU-2c", "GPU-2c"), ("", "2")])
+def test_an_index_means_to_a_worker_what_it_means_to_the_driver(monkeypatch, uuid, shown):
+    """CUDA counts by speed, or as the user says; where a driver tells no UUID, that decides which GPU is measured."""
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    gpu = msgspec.structs.replace(FOUR[2], uuid=uuid)
+    devices.show(devices.Device({}, 1, {"gpu": msgspec.to_builtins(gpu)}))
+    environ = process.worker_environment({})
+    assert (environ["CUDA_VISIBLE_DEVICES"], environ["CUDA_DEVICE_ORDER"]) == (shown, "PCI_BUS_ID")
