@@ -23,6 +23,8 @@ from bench.store import Header, Run
 Kind = Literal["normalised", "raw"]
 
 LEAST_PROCESSES = 4
+#: with these a process does not count
+UNFIT = telemetry.UNFIT | {"unsynchronised"}
 #: the newest sessions that a baseline keeps of a case: enough for its limits, and machines age
 MOST_SESSIONS = 20
 BETA = 0.8
@@ -120,7 +122,7 @@ def process(record: Record, interval: Interval, beta: float = BETA) -> Process:
 
 def _unfit(record: Record, samples: Samples) -> str:
     """Why a repetition does not count, "" if it does."""
-    reasons = {each.reason for each in record.validity} & telemetry.UNFIT
+    reasons = {each.reason for each in record.validity} & UNFIT
     if reasons:
         return ", ".join(sorted(reasons))
     if min(samples.samples_ns, default=0) <= 0:

@@ -220,9 +220,14 @@ def opened(order: LiveOrder) -> tuple[Player, Ready]:
     """A player for the order. Raises what stands in its way."""
     backend = backends.get(order.setup.case.backend)
     session, ready = open_session(order, backend)
-    run, clock = session.intervals()[order.interval], session.clock
-    if order.inject and not backend.computes:
-        raise Unsupported(f"nothing can be injected into {backend.name}", "its clock is not the machine's")
+    session.prepare((order.interval,))
+    if doubts := [doubt.evidence for doubt in session.validity() if doubt.reason == "unsynchronised"]:
+        raise Failed(f"{backend.name} does not wait for the end of an inference", "; ".join(doubts))
+    run, clocks = session.intervals()[order.interval], session.clocks()
+    if order.inject and (not backend.computes or order.interval in clocks):
+        what = f"nothing can be injected into {order.interval} of {backend.name}"
+        raise Unsupported(what, "its clock is not the machine's")
+    clock = clocks.get(order.interval, session.clock)
     shoot = None
     if backend.computes:
         from bench import probe

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from bench import cuda
 from bench.cuda import Cuda, Handle
@@ -12,7 +12,7 @@ from bench.gpu import causes
 from bench.paddle_api import Configuration, Paddle, Predictor, Stream, Tensor
 from bench.paddle_inference import GPU, PLACE, broken_off, said, use_gpu
 from bench.schema import Interval, Validity
-from bench.streams import Buffer, Events, pinned
+from bench.streams import Buffer, Events, Inference, insist_on_order, pinned
 from bench.synchrony import unsynchronised
 from bench.timing import Clock
 
@@ -20,13 +20,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     Arrays = list[np.ndarray[Any, Any]]
-
-# Of the check that inferences come after what the stream was given before them: it is kept busy by copies, first by so
-# many, then by more, until it still is when an inference is enqueued.
-HOLD_BYTES = 8 << 20
-HOLDS = (8, 64, 512)
-TRIES = 3
-ELSEWHERE = "Paddle computed before its stream had come to the inference: the events are on another than the work"
 
 
 def take_gpu(paddle: Paddle) -> None:
@@ -110,14 +103,6 @@ class Lane:
         return runtime
 
 
-class Timed(NamedTuple):
-    """What events on the stream need, and the copies that keep it busy."""
-
-    events: Events
-    hold: Buffer
-    held: Handle
-
-
 class GpuPredictor:
     """A predictor on the GPU, to be mixed into a Session; `lane` is the one that its configuration was given.
 
@@ -138,7 +123,7 @@ class GpuPredictor:
         self._tensors: list[Tensor] = []
         self._copy_in = self._copy_by_pinned if lane.by_pinned else self._copy_from_pageable
         self._staged: list[Buffer] = []
-        self._timed: Timed | None = None
+        self._events: Events | None = None
         self._owner = ExitStack()
 
     def feed(self, inputs: "Arrays") -> None:
@@ -205,27 +190,32 @@ class GpuPredictor:
     # Measurement
 
     def prepare(self, intervals: Sequence[Interval]) -> None:
-        """Comes before a measurement. Raises what keeps `device` from being timed, where it is among the intervals."""
-        self._timed = (self._timed or self._made_timed()) if "device" in intervals else None
-
-    def _made_timed(self) -> Timed:
-        import numpy as np
-
+        """Raises what keeps `device` from being timed, where it is among the intervals."""
+        self._events = None
+        if "device" not in intervals:
+            return
         runtime, stream = self._lane.enter()
-        events = Events(runtime, stream, self._enqueue, self._owner)
-        hold = pinned(runtime, (HOLD_BYTES,), np.uint8, self._owner)
-        return Timed(events, Buffer(runtime.memory(HOLD_BYTES, self._owner), hold), runtime.event(self._owner))
+        self._stage()
+        inference = Inference(self._copy_by_pinned, self._blank, self._enqueue, self.fetch)
+        insist_on_order(runtime, stream, inference, "Paddle")
+        self._events = Events(runtime, stream, self._enqueue, self._owner)
+
+    def _blank(self) -> None:
+        """Zeros on the GPU, in place of the inputs."""
+        runtime, stream = self._lane.enter()
+        for buffer in self._staged:
+            runtime.clear(buffer.pointer, buffer.array.nbytes, stream)
 
     def intervals(self) -> dict[Interval, Callable[[], object]]:
         return {"compute": self.run, "end_to_end": self.end_to_end, "device": self._device}
 
     def _device(self) -> None:
-        """One inference, for the interval `device`."""
-        self._timed = self._timed or self._made_timed()
-        self._timed.events.run()
+        """One inference, for the interval `device`, which was prepared for."""
+        assert self._events
+        self._events.run()
 
     def clocks(self) -> dict[Interval, Clock]:
-        return {"device": self._timed.events} if self._timed else {}
+        return {"device": self._events} if self._events else {}
 
     def semantics(self) -> dict[str, str]:
         """The address of an output is not to be had, so those are always copied to pageable memory."""
@@ -236,66 +226,19 @@ class GpuPredictor:
 
     def validity(self) -> tuple[Validity, ...]:
         compute = unsynchronised(self.run, self._finish, self.clock)
-        return (*compute, *(self._doubts_of_events(self._timed) if self._timed else ()))
+        return (*compute, *(self._doubts_of(self._events) if self._events else ()))
 
     def _finish(self) -> None:
         """Waits for the whole GPU, whatever stream the work is on, in two ways of which one will do."""
         self._lane.wait_for_all()
         self.fetch()
 
-    def _doubts_of_events(self, timed: Timed) -> Iterator[Validity]:
-        """Whether there is other work than that between the events: none may begin before them or be left after."""
-        yield from timed.events.unsynchronised(self.clock)
-        yield from unsynchronised(timed.events.run, self._finish, self.clock)
-        if not self._follows_its_stream(timed):
-            yield Validity("unsynchronised", ELSEWHERE)
-
-    def _follows_its_stream(self, timed: Timed) -> bool:
-        """Whether an inference waits for what the stream was given before it: for inputs that come behind long copies.
-
-        Where it does not, it computes on zeros, of which the inputs' place is full until then.
-        """
-        self.feed(self._arrays)
-        self._stage()
-        self.run()
-        expected = self.fetch()
-        self._blank()
-        self.run()
-        blank = self.fetch()
-        found = [self._behind(timed) for _ in range(TRIES)]
-        return all(outputs and _apart(outputs, expected) < _apart(outputs, blank) for outputs in found)
-
-    def _behind(self, timed: Timed) -> "Arrays":
-        """The outputs of inputs that arrive behind long copies; none where these can't be made long enough."""
-        runtime, stream = self._lane.enter()
-        for copies in HOLDS:
-            self._blank()
-            for _ in range(copies):
-                timed.hold.copy_in(runtime, stream)
-            runtime.record(timed.held, stream)
-            self._copy_by_pinned()
-            if runtime.done(timed.held):
-                continue
-            self._enqueue()
-            self._lane.wait_for_all()
-            return self.fetch()
-        return []
-
-    def _blank(self) -> None:
-        runtime, stream = self._lane.enter()
-        for buffer in self._staged:
-            runtime.clear(buffer.pointer, buffer.array.nbytes, stream)
-        runtime.synchronise(stream)
+    def _doubts_of(self, events: Events) -> Iterator[Validity]:
+        """Whether there is other work than that between the events, and whether waiting waits."""
+        yield from events.unsynchronised(self.clock)
+        yield from unsynchronised(events.run, self._finish, self.clock)
 
     def close(self) -> None:
         del self._inputs, self._outputs, self._predictor
-        self._arrays, self._tensors, self._staged, self._timed = [], [], [], None
+        self._arrays, self._tensors, self._staged, self._events = [], [], [], None
         self._owner.close()
-
-
-def _apart(one: "Arrays", other: "Arrays") -> float:
-    """The largest absolute difference."""
-    import numpy as np
-
-    pairs = zip(one, other, strict=True)
-    return max(float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max()) for a, b in pairs)

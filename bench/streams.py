@@ -7,7 +7,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.cuda import Cuda, Handle
-from bench.errors import Failed
+from bench.errors import Failed, Unsupported
 from bench.schema import Validity
 from bench.timing import Clock
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     Array = np.ndarray[Any, Any]
+    Arrays = list[Array]
 
 #: a copy takes nothing of no size, and TensorRT wants tensors at multiples of what cudaMalloc gives anyway
 LEAST_BYTES = 256
@@ -119,6 +120,53 @@ class Events:
             yield Validity("unsynchronised", f"{BURST} inferences took {four:.3f} ms where one took {one:.3f} ms")
 
 
+class Inference(NamedTuple):
+    """Its parts, each of which is only enqueued: the inputs, or zeros in their place, and the work. `fetch` gives the
+    outputs of what is done."""
+
+    copy_in: Callable[[], object]
+    blank: Callable[[], object]
+    enqueue: Callable[[], object]
+    fetch: Callable[[], "Arrays"]
+
+
+def insist_on_order(cuda: Cuda, stream: Handle, inference: Inference, runtime: str) -> None:
+    """An inference must wait for what its stream was given before it: for inputs that come behind long copies.
+
+    One on another stream computes before they are there, on zeros. Raises Failed then, and Unsupported for one that
+    waits for the GPU before it returns.
+    """
+
+    def outputs(prepare: Callable[[], object]) -> "Arrays":
+        """Of an inference whose inputs are there, whatever stream the work is on."""
+        prepare()
+        cuda.finish()
+        inference.enqueue()
+        cuda.finish()
+        return inference.fetch()
+
+    def enqueue() -> None:
+        inference.copy_in()
+        inference.enqueue()
+
+    expected, on_zeros = outputs(inference.copy_in), outputs(inference.blank)
+    if not held(cuda, stream, inference.blank, enqueue):
+        raise Unsupported(
+            f"{runtime} waits for the GPU before a run returns",
+            "a span between events would hold that, too",
+            "leave out the interval device",
+        )
+    found = inference.fetch()
+    if _apart(found, expected) > _apart(found, on_zeros):
+        raise Failed(f"{runtime} computes on another stream than the one that it was given")
+
+
+def _apart(one: "Arrays", other: "Arrays") -> float:
+    """The largest absolute difference."""
+    pairs = zip(one, other, strict=True)
+    return max(float(abs(a.astype("float64") - b.astype("float64")).max()) for a, b in pairs)
+
+
 def held(cuda: Cuda, stream: Handle, prepare: Callable[[], object], enqueue: Callable[[], object]) -> bool:
     """Whether what `enqueue` gives the stream was given before the stream had come to it, behind long copies.
 
@@ -132,6 +180,7 @@ def held(cuda: Cuda, stream: Handle, prepare: Callable[[], object], enqueue: Cal
         over = cuda.event(owner)
         for copies in HOLDS:
             prepare()
+            cuda.finish()  # or work on another stream might still see what was there before
             for _ in range(copies):
                 busy.copy_in(cuda, stream)
             cuda.record(over, stream)

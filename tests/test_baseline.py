@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stored import CASE, HERE, process, session, validity
 
-from bench import baseline, environment, telemetry, verdict
+from bench import baseline, environment, verdict
 from bench.baseline import Baseline, Quantity, Reading
 from bench.errors import UsageError
 from bench.schema import Case, Settings
@@ -68,7 +68,7 @@ def test_without_a_sound_probe_a_number_is_raw(tmp_path, kept):
     assert (len(found.raw), found.normalised) == (5, ())
 
 
-@pytest.mark.parametrize("reason", sorted(telemetry.UNFIT))
+@pytest.mark.parametrize("reason", sorted(baseline.UNFIT))
 def test_unfit_processes_do_not_count(tmp_path, reason):
     found = one_session(
         tmp_path, [*session(6.0, probe_ms=0.3), process(9.0, 0.3, validity=validity(reason, "contended"))]

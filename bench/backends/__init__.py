@@ -8,7 +8,7 @@ import importlib
 import importlib.util
 import pkgutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -93,6 +93,9 @@ class Session:
     def close(self) -> None:
         """Frees the engine; the session is of no use afterwards."""
 
+    def prepare(self, intervals: Sequence[Interval]) -> None:
+        """Comes before these are timed. Raises what keeps one of them from being timed rightly."""
+
     def intervals(self) -> dict[Interval, Callable[[], object]]:
         return {"compute": self.run, "end_to_end": self.end_to_end}
 
@@ -107,9 +110,10 @@ class Session:
 
         `shoot` fires the compute probe beside an interval, and is no part of its latencies.
         """
+        if strange := [interval for interval in settings.intervals if interval not in self.intervals()]:
+            raise Unsupported(f"no interval {', '.join(strange)} here", f"there are {', '.join(self.intervals())}")
+        self.prepare(settings.intervals)
         known, clocks = self.intervals(), self.clocks()
-        if strange := [interval for interval in settings.intervals if interval not in known]:
-            raise Unsupported(f"no interval {', '.join(strange)} here", f"there are {', '.join(known)}")
         samples: dict[Interval, Samples] = {}
         self.sampled_ns = ()
         for interval in settings.intervals:

@@ -23,8 +23,7 @@ from bench.paddle_inference import (
     said,
     versions_of,
 )
-from bench.schema import Input, Interval, Measurement, Settings
-from bench.timing import Clock
+from bench.schema import Input, Interval
 
 if TYPE_CHECKING:
     from bench.backends import Arrays
@@ -135,12 +134,6 @@ class GpuSession(GpuPredictor, Session):
     def effective(self) -> dict[str, Any]:
         """Paddle can't say in which precision its kernels compute."""
         return {"place": PLACE, "own_stream": self._lane.stream is not None, **versions_of(self._paddle)}
-
-    def measure(
-        self, settings: Settings, clock: Clock | None = None, shoot: Callable[[Interval], object] | None = None
-    ) -> Measurement:
-        self.prepare(settings.intervals)
-        return super().measure(settings, clock, shoot)
 
 
 class Backend(BaseBackend):

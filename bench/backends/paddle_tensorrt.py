@@ -12,7 +12,7 @@ import re
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,7 @@ from bench.paddle_inference import (
     use_gpu,
     versions_of,
 )
-from bench.schema import Frozen, Interval, Measurement, Settings, Validity
-from bench.timing import Clock
+from bench.schema import Frozen, Interval, Validity
 
 #: how many engines are made of a case, as the kernels that TensorRT picks differ from build to build
 BUILDS = 3
@@ -82,12 +81,6 @@ class TensorRtSession(GpuPredictor, Session):
         super().__init__(predictor, engine, lane)
         self._built = built
         self._versions = _versions()
-
-    def measure(
-        self, settings: Settings, clock: Clock | None = None, shoot: Callable[[Interval], object] | None = None
-    ) -> Measurement:
-        self.prepare(settings.intervals)
-        return super().measure(settings, clock, shoot)
 
     def effective(self) -> dict[str, Any]:
         """The share of the graph by its nodes where the log counts them, else by what computes in the program."""

@@ -16,9 +16,8 @@ from bench.backends import Session, Setup, complaint
 from bench.backends.onnxruntime import opening
 from bench.errors import BenchError, Failed, Unavailable, Unsupported
 from bench.gpu import causes
-from bench.schema import Interval, Measurement, Settings, Validity
+from bench.schema import Interval, Validity
 from bench.synchrony import unsynchronised
-from bench.timing import Clock
 
 if TYPE_CHECKING:
     from bench.backends import Arrays
@@ -141,12 +140,9 @@ class OrtGpuSession(Session):
         what = "the interval device takes a stream and events of CUDA's runtime for Python"
         raise Unavailable(what, str(self._why or "")) from self._why
 
-    def measure(
-        self, settings: Settings, clock: Clock | None = None, shoot: Callable[[Interval], object] | None = None
-    ) -> Measurement:
-        if "device" in settings.intervals:
+    def prepare(self, intervals: Sequence[Interval]) -> None:
+        if "device" in intervals:
             self._refuse_device()
-        return super().measure(settings, clock, shoot)
 
     def validity(self) -> tuple[Validity, ...]:
         wanted = opening.wanted(self._opened.setup)

@@ -7,7 +7,7 @@ it did not take whole (`sync_stream_after_enqueue_` in core/providers/tensorrt/t
 span between events would hold the host's waking up, so it is refused.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,8 +16,8 @@ from bench.backends.onnxruntime import opening
 from bench.backends.onnxruntime.session import Opened, OrtGpuSession, numpy_type
 from bench.cuda import Cuda, Handle
 from bench.errors import Failed, Unsupported
-from bench.schema import Interval, Measurement, Settings, Validity
-from bench.streams import Buffer, Events, held, pinned
+from bench.schema import Interval, Validity
+from bench.streams import Buffer, Events, Inference, insist_on_order, pinned
 from bench.synchrony import unsynchronised
 from bench.timing import Clock
 
@@ -58,7 +58,7 @@ class StreamSession(OrtGpuSession):
         self._sources: list[Buffer] = []
         self._targets: list[Buffer] = []
         self._events = Events(self._cuda, self._stream, self._enqueue, self._owner)
-        self._doubts: tuple[Validity, ...] = ()
+        self._between_events = False
         self._without_waiting = opening.ort().RunOptions()
         self._without_waiting.add_run_config_entry(WITHOUT_WAITING, "1")
 
@@ -128,62 +128,28 @@ class StreamSession(OrtGpuSession):
                 "leave out the interval device",
             )
 
-    def _insist_on_order(self) -> None:
-        """An inference must wait for what its stream was given before it: for inputs that come behind long copies.
-
-        One on another stream computes before they are there, on zeros. Raises Failed then, and Unsupported for one that
-        waits for the GPU before it returns.
-        """
-        expected, on_zeros = self._settled(self._copy_in), self._settled(self._blank)
-
-        def enqueue() -> None:
-            self._copy_in()
-            self._enqueue()
-
-        if not held(self._cuda, self._stream, self._blank, enqueue):
-            raise Unsupported(
-                "this ONNX Runtime waits for the GPU before a run returns, whatever it is told",
-                "a span between events would hold that, too",
-                "leave out the interval device",
-            )
-        found = self.fetch()
-        if _apart(found, expected) > _apart(found, on_zeros):
-            raise Failed("ONNX Runtime computes on another stream than the one that it was given")
-
-    def _settled(self, prepare: Callable[[], object]) -> "Arrays":
-        """The outputs for the inputs that `prepare` gives, whatever stream the work is on."""
-        prepare()
-        self._cuda.finish()
-        self._enqueue()
-        self._cuda.finish()
-        return self.fetch()
-
     def _blank(self) -> None:
         """Zeros on the GPU, in place of the inputs."""
         for buffer in self._sources:
             self._cuda.clear(buffer.pointer, buffer.array.nbytes, self._stream)
 
+    def prepare(self, intervals: Sequence[Interval]) -> None:
+        super().prepare(intervals)
+        self._between_events = "device" in intervals
+        if self._between_events:
+            inference = Inference(self._copy_in, self._blank, self._enqueue, self.fetch)
+            insist_on_order(self._cuda, self._stream, inference, "ONNX Runtime")
+
     def clocks(self) -> dict[Interval, Clock]:
         return {"device": self._events}
 
-    def measure(
-        self, settings: Settings, clock: Clock | None = None, shoot: Callable[[Interval], object] | None = None
-    ) -> Measurement:
-        """The check of the events comes last, when the GPU runs at its full clocks."""
-        if "device" in settings.intervals:
-            self._refuse_device()
-            self._insist_on_order()
-        measured = super().measure(settings, clock, shoot)
-        if "device" in settings.intervals:
-            self._doubts = (
-                *unsynchronised(self._events.run, self._cuda.finish, self.clock),
-                *self._events.unsynchronised(self.clock),
-            )
-        return measured
-
     def _unfinished(self) -> Iterator[Validity]:
         """Nothing may be left to wait for on all of the GPU: work on another stream than ours would be."""
-        yield from self._doubts or unsynchronised(self.run, self._cuda.finish, self.clock)
+        if not self._between_events:
+            yield from unsynchronised(self.run, self._cuda.finish, self.clock)
+            return
+        yield from unsynchronised(self._events.run, self._cuda.finish, self.clock)
+        yield from self._events.unsynchronised(self.clock)
 
     def semantics(self) -> dict[str, str]:
         return self._meanings("by pinned memory", "by it")
@@ -194,12 +160,6 @@ class StreamSession(OrtGpuSession):
         self._sources, self._targets = [], []
         self._memory.close()
         self._owner.close()
-
-
-def _apart(one: "Arrays", other: "Arrays") -> float:
-    """The largest absolute difference."""
-    pairs = zip(one, other, strict=True)
-    return max(float(abs(a.astype("float64") - b.astype("float64")).max()) for a, b in pairs)
 
 
 def _insist(opened: Opened, lane: Lane) -> None:

@@ -74,7 +74,6 @@ class TensorRtSession(Session):
         self._fed: Arrays = []
         self._graph: Handle | None = None
         self._graph_wanted = graph
-        self._faults: tuple[Validity, ...] = ()
         # What `run` calls: plain enqueuing at first, and from the second inference on the graph, if there is to be one.
         self._launch: Callable[[], None] = self._enqueue_first
         with ExitStack() as owner:  # which frees what there is, should anything fail before the last line
@@ -198,15 +197,13 @@ class TensorRtSession(Session):
     def measure(
         self, settings: Settings, clock: Clock | None = None, shoot: Callable[[Interval], object] | None = None
     ) -> Measurement:
-        """The check of `validity` comes last, when the GPU runs at its full clocks."""
         measured = super().measure(settings, clock, shoot)
-        self._faults = tuple(self._events.unsynchronised(self.clock))
         if self._release:
             self._beside = {"trtexec": self._by_trtexec(self._release)}
         return measured
 
     def validity(self) -> tuple[Validity, ...]:
-        return self._faults
+        return tuple(self._events.unsynchronised(self.clock))
 
     def beside(self) -> dict[str, Any]:
         return self._beside
