@@ -356,7 +356,7 @@ PADDLE_3 = (
     "installation page for INDEX",
     *_environment(
         "newer-paddle",
-        "'.[gpu]' numpy==2.4.6 protobuf==7.36.2 setuptools==84.2.1",
+        "'.[gpu]' cuda-bindings==12.9.10 numpy==2.4.6 protobuf==7.36.2 setuptools==84.2.1",
         "paddlepaddle-gpu==3.3.1 --index-url INDEX",
     ),
 )
