@@ -7,6 +7,7 @@ region is exactly `Session.run`.
 import importlib
 import importlib.util
 import pkgutil
+import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -298,6 +299,33 @@ def _default(allowed: tuple[str, ...] | str | Path) -> str:
     if isinstance(allowed, Path):
         return ""  # no path at all
     return allowed if isinstance(allowed, str) else allowed[0]
+
+
+def whole(backend: BaseBackend, option: str, options: Mapping[str, str]) -> int:
+    """The value of an option that counts something. Raises UsageError for a fraction or a negative number."""
+    value = options[option]
+    if not value.isdecimal():
+        raise UsageError(f"{backend.name}.{option} takes a whole number", f"found {value!r}", "correct --set")
+    return int(value)
+
+
+def on_this_gpu(setup: Setup) -> dict[str, str]:
+    """What each engine that TensorRT makes depends on, besides its source, its options and what is installed."""
+    gpu = setup.found.get("gpu", {})
+    return {
+        "precision": setup.case.precision,
+        "batch_size": str(setup.case.batch_size),
+        "input_shape": "x".join(map(str, setup.input_shape)),
+        "gpu": str(gpu.get("name") or setup.device.name),
+        "capability": ".".join(map(str, gpu.get("capability") or ())) or setup.device.capability,
+        "driver": str(gpu.get("driver", "")),
+        "system": system(),
+    }
+
+
+def system() -> str:
+    """Engines are tied to it, too: for example "Linux x86_64"."""
+    return f"{platform.system()} {platform.machine()}"
 
 
 def as_published(backend: BaseBackend, options: Mapping[str, str]) -> dict[str, str]:

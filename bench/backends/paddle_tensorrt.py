@@ -7,7 +7,6 @@ at most. So it is proved: for a `.pdmodel` by that log, for a `.json` (Paddle 3)
 import contextlib
 import importlib.util
 import os
-import platform
 import re
 import shutil
 import tempfile
@@ -19,9 +18,9 @@ from typing import Any
 
 import msgspec
 
-from bench.backends import BaseBackend, Session, Setup
+from bench.backends import BaseBackend, Session, Setup, on_this_gpu, whole
 from bench.catalog import HardwareProfile
-from bench.errors import EXPORT_AGAIN, BenchError, Failed, Stale, Unavailable, Unsupported, UsageError
+from bench.errors import EXPORT_AGAIN, BenchError, Failed, Stale, Unavailable, Unsupported
 from bench.gpu import causes
 from bench.overhear import standard_error
 from bench.paddle_api import Configuration, Export, Paddle, Predictor
@@ -211,16 +210,9 @@ class Backend(BaseBackend):
 
     def variant(self, setup: Setup) -> dict[str, str]:
         """Paddle's own cache looks at neither weights nor GPU nor versions, so every engine has a folder to itself."""
-        if not setup.options["build"].isdecimal():
-            found = f"found {setup.options['build']!r}"
-            raise UsageError("paddle_tensorrt.build takes a whole number", found, "correct --set")
-        gpu = setup.found.get("gpu", {})
+        whole(self, "build", setup.options)
         return {
-            "precision": setup.case.precision,
-            "batch_size": str(setup.case.batch_size),
-            "input_shape": "x".join(map(str, setup.input_shape)),
-            "gpu": str([setup.device.name, *(gpu.get(fact) for fact in ("name", "capability", "driver"))]),
-            "system": f"{platform.system()} {platform.machine()}",
+            **on_this_gpu(setup),
             **{name: value for name, value in setup.options.items() if name not in OF_SESSIONS},
         }
 

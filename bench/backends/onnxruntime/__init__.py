@@ -7,7 +7,7 @@ providers named, the retry in Python, the retry in the middle of a run; and wher
 from collections.abc import Mapping
 from pathlib import Path
 
-from bench.backends import BaseBackend, Session, Setup, complaint
+from bench.backends import BaseBackend, Session, Setup, complaint, whole
 from bench.backends.onnxruntime import cpu, engines, gpu, opening
 from bench.catalog import HardwareProfile
 from bench.errors import EXPORT_AGAIN, Unavailable, Unsupported, UsageError
@@ -56,10 +56,8 @@ class Backend(BaseBackend):
 
     def engine_with(self, options: Mapping[str, str]) -> str:
         """Raises UsageError for a number of a build that is none, or of which nothing is built."""
-        number, builds = options.get("build", "0"), options.get("provider") == "tensorrt"
-        if not number.isdecimal():
-            raise UsageError("onnxruntime.build takes a whole number", f"found {number!r}", "correct --set")
-        if number != "0" and not builds:
+        builds = options.get("provider") == "tensorrt"
+        if "build" in options and whole(self, "build", options) and not builds:
             raise UsageError(
                 "onnxruntime.build means nothing here",
                 "engines are built with onnxruntime.provider=tensorrt alone",

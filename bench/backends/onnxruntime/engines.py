@@ -5,7 +5,6 @@ they lie in folders of bench's cache that do cover them, and whoever opens them 
 """
 
 import contextlib
-import platform
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import NamedTuple
 import msgspec
 
 from bench import ort_api
-from bench.backends import Setup
+from bench.backends import Setup, on_this_gpu
 from bench.backends.onnxruntime import opening
 from bench.errors import Failed, Stale
 from bench.schema import Frozen, Precision
@@ -59,17 +58,7 @@ class Place(NamedTuple):
 
 def variant(setup: Setup) -> dict[str, str]:
     """An engine is of one GPU, precision, shape and number of its build: that of another number is made anew."""
-    gpu = setup.found.get("gpu", {})
-    return {
-        "precision": setup.case.precision,
-        "batch_size": str(setup.case.batch_size),
-        "input_shape": "x".join(map(str, setup.input_shape)),
-        "gpu": str(gpu.get("name") or setup.device.name),
-        "capability": ".".join(map(str, gpu.get("capability") or ())) or setup.device.capability,
-        "driver": str(gpu.get("driver", "")),
-        "system": f"{platform.system()} {platform.machine()}",
-        **{name: setup.options[name] for name in BUILT_BY},
-    }
+    return {**on_this_gpu(setup), **{name: setup.options[name] for name in BUILT_BY}}
 
 
 def options(setup: Setup, place: Place) -> dict[str, str]:

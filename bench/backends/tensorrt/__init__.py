@@ -2,16 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from bench import cuda
-from bench.backends import BaseBackend, Session, Setup
+from bench.backends import BaseBackend, Session, Setup, on_this_gpu, whole
 from bench.backends.tensorrt import plan
 from bench.backends.tensorrt.api import Trt
 from bench.backends.tensorrt.building import Build
 from bench.backends.tensorrt.session import TensorRtSession
 from bench.catalog import HardwareProfile
-from bench.errors import UsageError
 from bench.schema import Interval
 from bench.trtexec.definitions import Version, version
 
@@ -53,18 +51,9 @@ class Backend(BaseBackend):
 
     def variant(self, setup: Setup) -> dict[str, str]:
         """An engine is of one GPU, precision, shape and number of its build: that of another number is made anew."""
-        _refuse_fractions(setup)
-        gpu = setup.found.get("gpu", {})
-        return {
-            "precision": setup.case.precision,
-            "batch_size": str(setup.case.batch_size),
-            "input_shape": "x".join(map(str, setup.input_shape)),
-            "gpu": str(gpu.get("name") or setup.device.name),
-            "capability": _dotted(gpu.get("capability")) or setup.device.capability,
-            "driver": str(gpu.get("driver", "")),
-            "system": plan.system(),
-            **{name: setup.options[name] for name in BUILT_BY},
-        }
+        for option in ("build", "workspace_mib"):
+            whole(self, option, setup.options)
+        return {**on_this_gpu(setup), **{name: setup.options[name] for name in BUILT_BY}}
 
     def build(self, source: Path, folder: Path, setup: Setup) -> Path:
         self.refuse_precision(setup.case)
@@ -87,18 +76,8 @@ class Backend(BaseBackend):
         return trt, runtime, gpu
 
 
-def _refuse_fractions(setup: Setup) -> None:
-    for name in ("build", "workspace_mib"):
-        if not setup.options[name].isdecimal():
-            raise UsageError(f"tensorrt.{name} takes a whole number", f"found {setup.options[name]!r}", "correct --set")
-
-
 def _release(semantics: str, installed: str) -> Version | None:
     """The trtexec whose definitions are wanted; for "trtexec" the one of the TensorRT that is installed."""
     if semantics == "trtexec":
         return version(".".join(installed.split(".")[:2]))
     return RELEASES.get(semantics)
-
-
-def _dotted(capability: Any) -> str:
-    return ".".join(map(str, capability or ()))

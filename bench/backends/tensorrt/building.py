@@ -7,7 +7,7 @@ from typing import NamedTuple
 from filelock import FileLock
 
 from bench.artifacts import default_root, files_sha256, key_of, model_files
-from bench.backends import Setup
+from bench.backends import Setup, system
 from bench.backends.tensorrt import journal, plan
 from bench.backends.tensorrt.api import (
     Builder,
@@ -194,7 +194,7 @@ class Build:
             driver=self.gpu.driver,
             gpu=self.gpu.name,
             capability=self.gpu.capability,
-            system=plan.system(),
+            system=system(),
             precision=self.precision,
             typing="strong" if self.strong else "weak",
             tf32=bool(config.get_flag(self.trt.BuilderFlag.TF32)),

@@ -3,14 +3,13 @@
 To load a plan is to run code out of it, so only those are loaded whose facts lie beside them and fit.
 """
 
-import platform
 from hashlib import sha256
 from pathlib import Path
 
 import msgspec
 
 from bench.artifacts import default_root
-from bench.backends import Setup
+from bench.backends import Setup, system
 from bench.backends.tensorrt.api import Trt
 from bench.cuda import Gpu
 from bench.errors import Stale
@@ -39,11 +38,6 @@ class Facts(Frozen, frozen=True):
     input_shapes: dict[str, tuple[int, ...]]
     build: int
     timings_sha256: str
-
-
-def system() -> str:
-    """Plans are tied to it, too: for example "Linux x86_64"."""
-    return f"{platform.system()} {platform.machine()}"
 
 
 def digest(data: bytes) -> str:
