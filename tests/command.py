@@ -6,7 +6,7 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 BENCH = (sys.executable, "-m", "bench.cli")
@@ -18,11 +18,11 @@ def environ(cache: Path, **more: str) -> dict[str, str]:
     return {**os.environ, "BENCH_CACHE": str(cache), **more}
 
 
-def start(cache: Path, *words: str, **options: object) -> "subprocess.Popen[str]":
+def start(cache: Path, *words: str, variables: Mapping[str, str] = {}, **options: object) -> "subprocess.Popen[str]":
     """`bench` with these words, left running."""
     command = [*BENCH, *words]
     return subprocess.Popen(
-        command, env=environ(cache), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+        command, env=environ(cache, **variables), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
     )
 
 

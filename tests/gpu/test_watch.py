@@ -1,6 +1,9 @@
 """A GPU as the parent sees it around a worker: what goes on record, and what stands against the number."""
 
 import contextlib
+import gc
+import re
+import threading
 import time
 from functools import partial
 from types import SimpleNamespace
@@ -124,21 +127,25 @@ def test_without_nvml_the_number_is_unwatched():
     ]
 
 
-def test_a_driver_that_hangs_ends_the_watching_and_not_the_run(monkeypatch):
+@pytest.mark.parametrize("when", ["at first", "meanwhile", "at last"])
+def test_a_driver_that_hangs_is_never_waited_for(monkeypatch, when):
+    """Neither at rest nor under load, nor when it is told that we are done."""
     monkeypatch.setattr(nvml, "PATIENCE_S", 0.1)
-    asleep = []
-
-    def hang(*_):
-        if asleep:
-            time.sleep(1)
-        asleep.append(1)
-        return 1590
-
+    monkeypatch.setattr(watch, "FIRST_PATIENCE_S", 0.1)
+    answers, now = threading.Event(), "at first"
+    asked = "nvmlDeviceGetPowerUsage" if when == "meanwhile" else "nvmlDeviceGetEnforcedPowerLimit"
+    hangs = {asked: lambda _: answers.wait(5) if now == when else 65000, "nvmlShutdown": lambda: answers.wait(5)}
     began = time.monotonic()
-    with watching(GPU, opened(nvmlDeviceGetPowerUsage=hang)) as seen:
-        time.sleep(0.2)
+    with watching(GPU, opened(**hangs)) as seen:
+        now = "meanwhile"
+        time.sleep(0.1)
+        now = "at last" if when == "at last" else now
+    gc.collect()
     assert time.monotonic() - began < 0.9
-    assert reasons(seen.judge(Span([(0, time.monotonic_ns())], PID, copies=False))) == {"unwatched"}
+    answers.set()
+    (reason,) = seen.judge(Span([(0, 1)], PID, copies=False))[1]
+    assert reason.reason == "unwatched"
+    assert re.search(r"NVML (said nothing for|did not answer within) 0\.1 s", reason.evidence)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
