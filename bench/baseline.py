@@ -240,7 +240,7 @@ def _session(
         commit=header.commit,
         words=machine_words(header.environment),
         software=software(header.environment),
-        artifact=records[-1].artifact.sha256[:16] if records[-1].artifact else "",
+        artifact=records[-1].artifact.model[:16] if records[-1].artifact else "",
         raw=tuple(one.raw for one in processes if one.raw is not None),
         normalised=tuple(one.normalised for one in processes if one.normalised is not None),
         probe=_median([one.probe for one in processes if one.probe is not None]),
@@ -266,17 +266,19 @@ def machine_words(description: Mapping[str, Any]) -> str:
     processor = (hardware.get("cpu") or {}).get("name") or "unknown CPU"
     cpus = limits.get("usable_cpus") or hardware.get("logical_cpus") or "?"
     virtual = f"virtual machine ({hardware.get('hypervisor') or 'unknown kind'})"
-    parts = [f"{processor}, {cpus} usable CPUs", *(hardware.get("gpus") or ())]
+    gpu = environment.gpu_of(description)
+    parts = [f"{processor}, {cpus} usable CPUs", *([gpu["name"]] if gpu else hardware.get("gpus") or ())]
     return ", ".join([*parts, virtual] if hardware.get("virtual_machine") else parts)
 
 
 def software(description: Mapping[str, Any]) -> dict[str, str]:
-    """What else makes a latency: versions of runtimes, of Python and of the kernel, and variables that steer them."""
+    """What else makes a latency: versions of runtimes, Python, kernel and GPU driver, and variables that steer them."""
     system = description.get("system") or {}
     found = {name: system.get(name) for name in ("python", "kernel", "distribution")}
     found |= description.get("packages") or {}
     found |= environment.in_homes(description)
     found |= description.get("variables") or {}
+    found |= {"NVIDIA driver": environment.gpu_of(description).get("driver")}
     return {name: str(value) for name, value in sorted(found.items()) if value is not None}
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any, NewType, Protocol, SupportsInt, TypeVar, overload
 
-from bench.errors import BenchError, Failed, Unavailable, last_line
+from bench.errors import SMALLER_BATCH, BenchError, Failed, Unavailable, last_line
 from bench.schema import Frozen
 
 INSTALL = "pip install 'cuda-bindings>=12.9,<13' for CUDA 12, cuda-bindings for CUDA 13"
@@ -117,7 +117,7 @@ class CudaError(Failed):
         self.number = number
         self.sticky = number in STICKY
         if number == OUT_OF_MEMORY:
-            super().__init__("out of memory on the GPU", f"{name} ({number})", f"close what else uses it; {SEE}")
+            super().__init__("out of memory on the GPU", f"{name} ({number})", SMALLER_BATCH)
         elif self.sticky:
             super().__init__(f"the GPU broke off its work: {name} ({number}), {text}", "", f"if it goes on, {SEE}")
         else:

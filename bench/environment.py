@@ -55,6 +55,7 @@ PACKAGES = (
 )
 #: what tells phones apart, of all that is known of one
 PHONE = ("manufacturer", "model", "soc", "unit", "fingerprint", "abis")
+GPU = ("name", "capability", "memory_bytes")
 VARIABLES = re.compile(
     r"(OMP|GOMP|MKL|KMP|OPENBLAS|ORT|ONEDNN|DNNL|FLAGS|MALLOC)_[A-Za-z0-9_]+|LD_PRELOAD|GLIBC_TUNABLES"
 )
@@ -284,10 +285,14 @@ def describe(root: Root = "/", environ: Mapping[str, str] | None = None) -> dict
 def machine_class(description: Mapping[str, Any]) -> str:
     """Names the hardware that computed: machines with the same one may be compared. 12 hexadecimal digits.
 
-    Where a phone did it, that one is what counts, by what doesn't change from one look to the next.
+    Where a phone did it, that one is what counts, by what doesn't change from one look to the next; a GPU counts beside
+    the machine that it is in.
     """
-    phone = description.get("device", {}).get("hardware")
-    return _digest({name: phone.get(name) for name in PHONE} if phone else description.get("hardware"))
+    device = description.get("device") or {}
+    if phone := device.get("hardware"):
+        return _digest({name: phone.get(name) for name in PHONE})
+    hardware, gpu = description.get("hardware"), gpu_of(description)
+    return _digest([hardware, {name: gpu.get(name) for name in GPU}] if gpu else hardware)
 
 
 def phone_words(description: Mapping[str, Any]) -> str:
@@ -297,6 +302,11 @@ def phone_words(description: Mapping[str, Any]) -> str:
         return ""
     name = " ".join(phone[word] for word in ("manufacturer", "model") if phone.get(word)) or "unknown phone"
     return f"{name} (SoC {phone.get('soc') or 'unknown'}, {', '.join(phone.get('abis') or ()) or 'unknown ABI'})"
+
+
+def gpu_of(description: Mapping[str, Any]) -> dict[str, Any]:
+    """The GPU of this machine that computed; nothing where none did."""
+    return (description.get("device") or {}).get("gpu") or {}
 
 
 def in_homes(description: Mapping[str, Any]) -> dict[str, str]:

@@ -26,6 +26,7 @@ class BenchError(Exception):
         return self
 
 
+SMALLER_BATCH = "take a smaller batch, or close what else uses the GPU; see: nvidia-smi"
 EXPORT_AGAIN = "export the model again, or name another file"
 
 

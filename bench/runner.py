@@ -256,7 +256,7 @@ class Runner:
             telemetry={"spent_ns": time.perf_counter_ns() - start},
         )
         record = _with_answer(record, answer)
-        return _watched(record, watch) if watch and record.status == "ok" else record
+        return _watched(record, watch) if watch else record
 
     def _watching(self) -> AbstractContextManager[Watch | None]:
         """A GPU is looked at from here, since the worker had better do nothing else meanwhile."""
@@ -265,6 +265,10 @@ class Runner:
 
 
 def _watched(record: Record, watch: Watch) -> Record:
+    """With what was seen of the GPU, or, of a repetition that went wrong, whether it was lost."""
+    if record.status != "ok":
+        reason = f"{record.reason}; the driver lost the GPU" if watch.lost else record.reason
+        return msgspec.structs.replace(record, reason=reason)
     copies = "end_to_end" in record.settings.intervals
     seen, reasons = watch.judge(Span(record.telemetry["windows_ns"], record.telemetry["pid"], copies))
     return msgspec.structs.replace(record, telemetry=record.telemetry | seen, validity=(*record.validity, *reasons))
@@ -338,7 +342,7 @@ def _with_answer(record: Record, answer: AnyAnswer) -> Record:
         return msgspec.structs.replace(record, status=status, reason=answer.reason, log=answer.log)
     assert isinstance(answer, Measured), f"a measurement was answered by {type(answer).__name__}"
     assert record.artifact is not None
-    built = record.artifact.made_by.get("took_ns") if "backend" in record.artifact.made_by else None
+    built = record.artifact.made_by.get("took_ns") if record.artifact.engine else None
     return msgspec.structs.replace(
         record,
         measurement=msgspec.structs.replace(answer.measurement, build_ns=built),

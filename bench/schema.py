@@ -70,6 +70,16 @@ class Artifact(Frozen, frozen=True):
     made_by: dict[str, Any] = {}
 
     @property
+    def engine(self) -> bool:
+        """Whether a backend built it, so that each build of one model is another file."""
+        return "backend" in self.made_by
+
+    @property
+    def model(self) -> str:
+        """The hash of the model that is run, of which an engine was built."""
+        return self.origin if self.engine else self.sha256
+
+    @property
     def origin(self) -> str:
         """The hash of what was converted, or of what is run as it is: two builds of one engine have one."""
         return str(self.made_by.get("source", self.sha256))

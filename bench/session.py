@@ -158,7 +158,7 @@ def _refuse_other_place(first: Header, description: Mapping[str, Any]) -> None:
 
 def _gpu(description: Mapping[str, Any]) -> dict[str, Any]:
     """Which GPU of the machine it was, and its driver."""
-    gpu = description.get("device", {}).get("gpu", {})
+    gpu = environment.gpu_of(description)
     return {f"GPU {name}": gpu.get(name) for name in ("index", "name", "driver") if gpu}
 
 
@@ -277,7 +277,7 @@ def _maker(format_: str, cards: list[ModelCard], device: str) -> Callable[[Works
         raise Unavailable(f"cannot export to {format_}", missing)
     profile = _device_for(backend, device)
     found = _found_gpu(profile, backend) if profile.kind == "gpu" else {}
-    return lambda workshop, card: workshop.engine(card, _plainest(card, backend, profile, found))
+    return lambda workshop, card: workshop.engine(card, _plainest(workshop, card, backend, profile, found))
 
 
 def _device_for(backend: BaseBackend, device: str) -> HardwareProfile:
@@ -302,12 +302,13 @@ def _found_gpu(profile: HardwareProfile, backend: BaseBackend) -> dict[str, Any]
     return device.found
 
 
-def _plainest(card: ModelCard, backend: BaseBackend, profile: HardwareProfile, found: dict[str, Any]) -> Setup:
-    """What an engine is exported for: the first of each axis of the device."""
-    case = Case(
-        card.name, backend.name, profile.name, profile.precisions[0], profile.batch_sizes[0], profile.threads[0]
-    )
-    return Setup(case, profile, backends.settle(backend, {}, profile.kind), card.input_shape, found)
+def _plainest(
+    workshop: Workshop, card: ModelCard, backend: BaseBackend, profile: HardwareProfile, found: dict[str, Any]
+) -> Setup:
+    """What an engine is exported for: the first of each axis of the device, and the batch that the model names."""
+    batch_size = workshop.fixed_batch(card) or profile.batch_sizes[0]
+    case = Case(card.name, backend.name, profile.name, profile.precisions[0], batch_size, profile.threads[0])
+    return Setup(case, profile, backends.settle(backend, {}, profile.kind), workshop.input_shape(card), found)
 
 
 def _copy(file: Path, folder: Path) -> Path:

@@ -14,7 +14,7 @@ from stored import CASE, HERE, process, session, validity
 from bench import baseline, environment, verdict
 from bench.baseline import Baseline, Quantity, Reading
 from bench.errors import UsageError
-from bench.schema import Case, Settings
+from bench.schema import Artifact, Case, Settings
 
 CLASS = environment.machine_class(HERE)
 QUANTITY = Quantity(case=CASE, interval="compute", options=(("threads", "1"),))
@@ -370,3 +370,12 @@ def test_saving(saved, tmp_path):
 def test_absent_file():
     with pytest.raises(UsageError, match=r"cannot read nowhere.json; No such file"):
         baseline.read(baseline.Path("nowhere.json"))
+
+
+def test_builds_of_one_model_are_no_other_models():
+    """An engine of TensorRT is another file after each build."""
+    made_by = {"backend": "tensorrt", "source": "5" * 64}
+    engines = [Artifact("tensorrt", "model.plan", digit * 64, 1, made_by) for digit in "12"]
+    assert {engine.model for engine in engines} == {"5" * 64}
+    exported = Artifact("onnx", "model.onnx", "1" * 64, 1, {"source": "5" * 64})
+    assert (exported.model, exported.origin) == ("1" * 64, "5" * 64)

@@ -453,6 +453,23 @@ def phone(**facts):
     return {"device": {"hardware": {"model": "MI 9", "soc": "SM8150", "unit": "c775", "memory_kb": 5, **facts}}}
 
 
+def test_a_gpu_counts_beside_its_machine():
+    def of(**facts):
+        gpu = {
+            "name": "Tesla V100-SXM2-16GB",
+            "capability": [7, 0],
+            "memory_bytes": 16 << 30,
+            "driver": "535.1",
+            **facts,
+        }
+        return {"hardware": {"cpu": "a"}, "device": {"gpu": gpu}}
+
+    assert environment.machine_class(of()) == environment.machine_class(of(driver="550.2", index=1))
+    others = [of(name="Tesla V100-PCIE-16GB"), of(memory_bytes=32 << 30), {"hardware": {"cpu": "a"}}]
+    assert environment.machine_class(of()) not in map(environment.machine_class, others)
+    assert environment.machine_class({**of(), "hardware": {"cpu": "b"}}) != environment.machine_class(of())
+
+
 def test_a_phone_is_the_machine_whatever_it_hangs_on():
     here, there = {"hardware": {"cpu": "a"}}, {"hardware": {"cpu": "b"}}
     assert environment.machine_class(phone() | here) == environment.machine_class(phone(memory_kb=6) | there)

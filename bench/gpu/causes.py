@@ -3,14 +3,13 @@
 import re
 from typing import NamedTuple
 
-from bench.errors import BenchError, Failed, Unavailable, Unsupported
+from bench.errors import SMALLER_BATCH, BenchError, Failed, Unavailable, Unsupported
 
 DRIVER = "install or update NVIDIA's driver; see: nvidia-smi"
 VISIBLE = "see nvidia-smi, and what CUDA_VISIBLE_DEVICES says"
 PADDLE = "install one for GPUs, as with: pip install paddlepaddle-gpu==2.6.2"
 ONNXRUNTIME = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
 TENSORRT = "install the release that this runtime was built with, and name its lib folder in LD_LIBRARY_PATH"
-MEMORY = "take a smaller batch, or close what else uses the GPU; see: nvidia-smi"
 LOST = "reset the GPU or restart the machine, and look into the kernel's log: dmesg"
 #: how many different matches of a pattern are quoted
 QUOTED = 2
@@ -44,7 +43,7 @@ KNOWN = (
             r"(?i:cuda error)[\w :]*out of memory",
         ),
         "out of memory on the GPU",
-        MEMORY,
+        SMALLER_BATCH,
         Failed,
     ),
     Known(

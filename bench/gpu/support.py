@@ -74,7 +74,7 @@ def obstacle(target: Target, runtime: Runtime, versions: Mapping[str, str]) -> s
     are known otherwise. What is missing in it is not judged.
     """
     stack = Stack(target, runtime, versions)
-    checks = (_sliced, _too_old_gpu, _built_for_another_gpu, _unpaired, _no_wheel, _new_bindings, _old_driver)
+    checks = (_sliced, _too_old_gpu, _built_for_another_gpu, _unpaired, _no_wheel, _old_driver, _new_bindings)
     return next((line for check in checks for line in check(stack)), "")
 
 

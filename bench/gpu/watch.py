@@ -70,6 +70,12 @@ class Watch:
         self.states: list[State] = []
         self.failure = ""
 
+    @property
+    def lost(self) -> bool:
+        """Whether the driver lost the GPU meanwhile."""
+        last = [self.after.state] if self.after else []
+        return any(state.lost for state in (*self.states, *last))
+
     def judge(self, span: Span) -> tuple[dict[str, Any], tuple[Validity, ...]]:
         """What goes on record of the time that was sampled, and the reasons to distrust it."""
         if not self.before or not self.after:

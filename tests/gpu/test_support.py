@@ -309,6 +309,10 @@ def test_bindings_are_no_newer_than_the_driver():
         "cuda-bindings 13.4.4 holds a runtime of CUDA 13; the driver of T4 has CUDA 12.2; install 'cuda-bindings==12.*'"
     )
     assert support.obstacle(gpu, "tensorrt", {**versions, "cuda-bindings": "12.9.10"}) == ""
+    # Older bindings don't help where the driver is too old for all of it.
+    old = Gpu(index=0, name="T4", capability=TURING, driver="470.57", cuda_driver=(11, 4))
+    found = support.obstacle(old, "tensorrt", {**versions, "cuda-bindings": "12.9.10"})
+    assert "install a driver of version 525.60.13 or newer" in found
     assert support.obstacle(gpu, "onnxruntime", {"onnxruntime-gpu": "1.26.0", "cuda-bindings": "13.4.4"}) == ""
 
 

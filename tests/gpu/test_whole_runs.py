@@ -268,6 +268,7 @@ def test_a_lost_gpu_ends_what_needs_it(pose):
     first, second = machine.measured(*RUN, "--batch-size", "4", *ON_T4, code=1)
     assert (first.status, second.status) == ("failed", "unavailable")
     assert first.reason.startswith("the GPU broke off its work: cudaErrorUnknown (999)")
+    assert first.reason.endswith("; the driver lost the GPU")
     assert second.reason.startswith("no GPU that CUDA can use; ")
     assert "GpuIsLost: GPU is lost" in complaint(machine.bench(*RUN, *ON_T4), 3)
 

@@ -148,12 +148,12 @@ class PosedMachine:
 
 def reasons(record):
     """The reasons of distrust, but for those that a busy test machine gives by itself."""
-    found = {each.reason: each.evidence for each in record.validity}
-    return {
-        reason: evidence
-        for reason, evidence in found.items()
-        if reason not in OF_THIS_MACHINE and not evidence.startswith("others used")
-    }
+    return {each.reason: each.evidence for each in record.validity if not _of_this_machine(each)}
+
+
+def _of_this_machine(found):
+    of_gpus = "GPU" in found.evidence or "SM clock" in found.evidence
+    return found.reason in OF_THIS_MACHINE or (found.reason in ("contended", "drifting") and not of_gpus)
 
 
 def samples(record, interval):

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
 
 from bench.backends.tensorrt.api import Logger, Severity, Trt
-from bench.errors import BenchError, Failed, Stale, Unavailable, Unsupported
+from bench.errors import SMALLER_BATCH, BenchError, Failed, Stale, Unavailable, Unsupported
 
 KEPT = {"INTERNAL_ERROR", "ERROR", "WARNING"}
 ERRORS = KEPT - {"WARNING"}
@@ -114,7 +114,7 @@ KNOWN = (
         r"[Oo]ut [Oo]f [Mm]emory|OutOfMemory",
         Failed,
         "out of memory on the GPU",
-        "close what else uses it; see: nvidia-smi",
+        SMALLER_BATCH,
     ),
 )
 
