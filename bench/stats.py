@@ -56,7 +56,7 @@ class Summary:
 
     `median_ns` is the median of the processes' medians, `low_ns` to `high_ns` its interval, which covers with
     probability `level`. A percentile is None where the samples are too few, or too alike in sequence, to support it.
-    `spread` is the range of the processes' medians, `medians_ns`, over `median_ns`.
+    `spread` is the range of the processes' medians over `median_ns`.
     """
 
     median_ns: float
@@ -70,7 +70,6 @@ class Summary:
     samples: int
     processes: int
     spread: float
-    medians_ns: tuple[float, ...]
 
 
 def summary(repetitions: Sequence[Sequence[float]]) -> Summary:
@@ -92,7 +91,6 @@ def summary(repetitions: Sequence[Sequence[float]]) -> Summary:
         samples=len(pooled),
         processes=len(repetitions),
         spread=spread(medians),
-        medians_ns=medians,
     )
 
 

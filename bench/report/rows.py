@@ -323,7 +323,7 @@ def _row(key: Key, records: list[Record], card: ModelCard | None) -> Row:
     case, interval = key
     attempts = _attempts(records)
     pool = _pool(attempts, interval)
-    known = stats.summary([repetition.samples.samples_ns for repetition in pool]) if pool else None
+    known = stats.summary(_independent(pool)) if pool else None
     loops = max((repetition.samples.loops for repetition in pool), default=1)
     last = attempts[-1]
     mute = last.status == "ok" and not pool
@@ -343,7 +343,7 @@ def _row(key: Key, records: list[Record], card: ModelCard | None) -> Row:
         **_latency(case, known, loops),
         **_beside(pool),
         **_facts(card, artifact, last.settings.weights),
-        stopped=_stopped(pool, interval, known),
+        stopped=_stopped(pool),
         source="measured",
         run_id=last.run_id,
         started_at=(pool[0].record if pool else last).started_at,
@@ -351,6 +351,17 @@ def _row(key: Key, records: list[Record], card: ModelCard | None) -> Row:
         options=last.settings.options,
         environment_id=last.environment_id,
     )
+
+
+def _independent(pool: list[Repetition]) -> list[list[int]]:
+    """The samples of each process; where there are several builds of an engine, of each build, as those differ by more
+    than the processes of one, which would make the interval of the median too narrow."""
+    builds: dict[str, list[int]] = {}
+    for repetition in pool:
+        artifact = repetition.record.artifact
+        build = artifact.sha256 if artifact and "build" in repetition.record.requested else ""
+        builds.setdefault(build, []).extend(repetition.samples.samples_ns)
+    return list(builds.values()) if len(builds) > 1 else [list(repetition.samples.samples_ns) for repetition in pool]
 
 
 LATENCY = ("latency_ms", "ci_low_ms", "ci_high_ms", "ci_level", "p90_ms", "p99_ms", "min_ms", "mean_ms", "throughput")
@@ -450,13 +461,11 @@ def _validity(pool: list[Repetition]) -> dict[str, tuple[int, str]]:
     return {reason: (counts[reason], evidence[reason]) for reason in sorted(counts)}
 
 
-def _stopped(pool: list[Repetition], interval: Interval, known: stats.Summary | None) -> str:
+def _stopped(pool: list[Repetition]) -> str:
     """Why no further repetition was made, judged like the runner does by the first interval."""
-    if known is None:
+    if not pool:
         return ""
-    mains = [next(iter(repetition.measurement.intervals.items())) for repetition in pool]
+    mains = [next(iter(repetition.measurement.intervals.values())) for repetition in pool]
     spent_s = sum(repetition.record.telemetry.get("spent_ns") or 0 for repetition in pool) / 1e9
-    medians: Sequence[float] = known.medians_ns
-    if any(main != interval for main, _ in mains):
-        medians = [stats.median(samples.samples_ns) for _, samples in mains]
+    medians = [stats.median(samples.samples_ns) for samples in mains]
     return stats.stop_reason(medians, spent_s, pool[-1].record.settings) or "interrupted"

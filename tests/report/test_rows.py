@@ -377,6 +377,18 @@ def test_means_of_many_inferences_tell_nothing_of_single_ones():
     assert not any("means of" in line for line in tables.meanings([single]))
 
 
+ENGINES = [Artifact("plan", "x", str(number), 1, {"source": "model"}) for number in range(3)]
+
+
 def test_builds_of_one_engine_are_one_case():
-    engines = [Artifact("plan", "x", str(number), 1, {"source": "model"}) for number in range(3)]
-    assert only(run(*(ok(case(), number, artifact=engines[number % 3]) for number in range(6)))).repetitions == 6
+    assert only(run(*(ok(case(), number, artifact=ENGINES[number % 3]) for number in range(6)))).repetitions == 6
+
+
+@pytest.mark.parametrize(("requested", "level"), [({}, 0.96875), ({"build": "1"}, 0.75)])
+def test_the_interval_is_of_builds_where_they_differ(requested, level):
+    """Six processes of three builds know no more of other builds than three."""
+    records = [ok(case(), number, artifact=ENGINES[number % 3], requested=requested) for number in range(6)]
+    row = only(run(*records))
+    assert (row.repetitions, row.ci_level) == (6, level)
+    of_one_build = [msgspec.structs.replace(record, artifact=ENGINES[0]) for record in records]
+    assert only(run(*of_one_build)).ci_level == 0.96875
