@@ -136,13 +136,16 @@ AnyReply = Ready | Compared | Warm | Done | Stuck
 class Player:
     """Times what it is given, a block at a time. `shoot` fires the compute probe, where there is one."""
 
-    def __init__(self, run: "Run", clock: "Clock", shoot: Callable[[], int] | None = None) -> None:
+    def __init__(
+        self, run: "Run", clock: "Clock", shoot: Callable[[], int] | None = None, steady_ns: float = stats.STEADY_NS
+    ) -> None:
         self.run = run
         self.clock = clock
+        self.steady_ns = steady_ns
         self.shoot = shoot
 
     def warm_up(self) -> Warm:
-        samples, steady = timing.warm_up(self.run, Settings(), self.clock)
+        samples, steady = timing.warm_up(self.run, Settings(), self.clock, self.steady_ns)
         latency_ns = stats.median(samples[-stats.window(samples) :])
         return Warm(warmup_ns=tuple(samples), steady=steady, latency_ns=latency_ns, cpus=cpus_of_threads())
 
@@ -234,7 +237,8 @@ def opened(order: LiveOrder) -> tuple[Player, Ready]:
 
         shoot = probe.make()
         ready = msgspec.structs.replace(ready, probe=probe.program())
-    return Player(slowed(run, clock, order.inject) if order.inject else run, clock, shoot), ready
+    played = slowed(run, clock, order.inject) if order.inject else run
+    return Player(played, clock, shoot, session.steady_ns), ready
 
 
 # The process

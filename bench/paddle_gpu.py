@@ -12,6 +12,7 @@ from bench.gpu import causes
 from bench.paddle_api import Configuration, Paddle, Predictor, Stream, Tensor
 from bench.paddle_inference import GPU, PLACE, broken_off, said, use_gpu
 from bench.schema import Interval, Validity
+from bench.stats import STEADY_GPU_NS
 from bench.streams import Buffer, Events, Inference, insist_on_order, pinned
 from bench.synchrony import unsynchronised
 from bench.timing import Clock
@@ -111,6 +112,7 @@ class GpuPredictor:
     """
 
     clock: Clock
+    steady_ns = STEADY_GPU_NS
 
     def __init__(self, predictor: Predictor, engine: Path, lane: Lane) -> None:
         self._lane = lane

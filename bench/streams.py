@@ -1,6 +1,7 @@
 """A stream of the GPU, as the backends share it: tensors copied by pinned memory, and time between two events."""
 
 import ctypes
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from math import prod
@@ -27,7 +28,9 @@ LEAST_GROWTH = 2.0
 # Of the check that work waits for what its stream was given before it: copies keep the stream busy, first so many, then
 # more, until it still is when the work has been enqueued.
 HOLD_BYTES = 8 << 20
-HOLDS = (8, 64, 512)
+HOLDS = (8, 64)
+#: an idle GPU comes to an event within microseconds
+IDLE_NS = 200_000
 #: the resolution of events is half a microsecond, that of host clocks finer
 SLACK_MS = 0.002
 
@@ -168,16 +171,17 @@ def _apart(one: "Arrays", other: "Arrays") -> float:
 
 
 def held(cuda: Cuda, stream: Handle, prepare: Callable[[], object], enqueue: Callable[[], object]) -> bool:
-    """Whether what `enqueue` gives the stream was given before the stream had come to it, behind long copies.
+    """Whether what `enqueue` gives the stream was given before the stream was done with it, behind long copies.
 
     It is False where `enqueue` waits for the stream. Both may be called several times, `prepare` before the copies; all
-    is done in the end.
+    is done in the end. A stream takes about a thousand kernels before it lets nobody give it more, so that of large
+    networks the end may be given when the copies are over; there the work itself still goes on.
     """
     import numpy as np
 
     with ExitStack() as owner:
         busy = Buffer(cuda.memory(HOLD_BYTES, owner), pinned(cuda, (HOLD_BYTES,), np.uint8, owner))
-        over = cuda.event(owner)
+        over, done = cuda.event(owner), cuda.event(owner)
         for copies in HOLDS:
             prepare()
             cuda.finish()  # or work on another stream might still see what was there before
@@ -185,8 +189,18 @@ def held(cuda: Cuda, stream: Handle, prepare: Callable[[], object], enqueue: Cal
                 busy.copy_in(cuda, stream)
             cuda.record(over, stream)
             enqueue()
-            behind = not cuda.done(over)
+            cuda.record(done, stream)
+            behind = not cuda.done(over) or not _at_once(cuda, done)
             cuda.finish()  # all of it, or the copies would outlive their memory
             if behind:
                 return True
     return False
+
+
+def _at_once(cuda: Cuda, event: Handle) -> bool:
+    """Whether the GPU comes to the event as soon as an idle one does."""
+    until_ns = time.perf_counter_ns() + IDLE_NS
+    while not cuda.done(event):
+        if time.perf_counter_ns() > until_ns:
+            return False
+    return True

@@ -101,8 +101,8 @@ def _part(until: Until, calls: int, total_ns: int) -> Until:
     return lambda more, spent: spent >= STRETCH_NS or until(calls + more, total_ns + spent)
 
 
-def warm_up(run: Run, settings: Settings, clock: Clock) -> tuple[list[int], bool]:
-    """Calls `run` until its latency is steady (`stats.steady`), or as often as `settings.warmup` says.
+def warm_up(run: Run, settings: Settings, clock: Clock, least_ns: float = stats.STEADY_NS) -> tuple[list[int], bool]:
+    """Calls `run` until it is steady (`stats.steady`, after `least_ns`), or as often as `settings.warmup` says.
 
     Returns the samples in ns, and whether it became steady before it was given up.
     """
@@ -115,7 +115,7 @@ def warm_up(run: Run, settings: Settings, clock: Clock) -> tuple[list[int], bool
         more, telemetry = sample(run, clock, _after(size))
         samples += more
         faults += telemetry.minor_faults or [0] * len(more)
-        if stats.steady(samples, faults):
+        if stats.steady(samples, faults, least_ns):
             return samples, True
         if stats.given_up(samples) or len(samples) >= MOST_WARMUP_CALLS:
             return samples, False
@@ -130,10 +130,18 @@ def _spent(budget_s: float) -> Until:
     return lambda calls, total: calls >= LEAST_ITERATIONS and (total >= span or calls >= MOST_ITERATIONS)
 
 
-def measure(run: Run, settings: Settings, clock: Clock, shoot: Shoot | None = None) -> Samples:
-    """Warms up, then samples one interval in this process, `shoot` beside the samples."""
+def measure(
+    run: Run,
+    settings: Settings,
+    clock: Clock,
+    shoot: Shoot | None = None,
+    least_ns: float = stats.STEADY_NS,
+    begin: Callable[[], object] = lambda: None,
+) -> Samples:
+    """Warms up, then samples one interval in this process, `shoot` beside the samples; `begin` is called in between."""
     until = _spent(settings.budget_s) if settings.iterations is None else _after(settings.iterations)
     with quiet_collector():
-        warmup, steady = warm_up(run, settings, clock)
+        warmup, steady = warm_up(run, settings, clock, least_ns)
+        begin()
         samples, telemetry = sample(run, clock, until, shoot)
     return Samples(samples_ns=tuple(samples), warmup_ns=tuple(warmup), steady=steady, telemetry=telemetry)

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from bench import stats
 from bench.catalog import HardwareProfile
 from bench.errors import Unavailable, Unsupported, UsageError, last_line, unknown
 from bench.schema import Case, Frozen, Input, Interval, Measurement, Precision, Samples, Settings, Validity
@@ -47,8 +48,11 @@ class Session:
     """
 
     clock: Clock = staticmethod(time.perf_counter_ns)
+    #: how long warm-up takes at least
+    steady_ns: float = stats.STEADY_NS
     #: from when to when each interval of the last `measure` was sampled, on the monotonic clock
     sampled_ns: tuple[tuple[int, int], ...] = ()
+    _began_ns: int = 0
 
     def feed(self, inputs: "Arrays") -> None:
         raise NotImplementedError
@@ -70,10 +74,9 @@ class Session:
         """
         return {}
 
-    def sampled(self, samples: Samples) -> None:
-        """Notes when they were taken, which was up to now; what went before them was warm-up."""
-        now_ns = time.monotonic_ns()
-        self.sampled_ns = (*self.sampled_ns, (now_ns - sum(samples.samples_ns), now_ns))
+    def _begin(self) -> None:
+        """Notes when warm-up was over."""
+        self._began_ns = time.monotonic_ns()
 
     def account(self) -> Account | None:
         """Of the last `measure`, where another device did it; None where this process did."""
@@ -116,11 +119,13 @@ class Session:
         self.prepare(settings.intervals)
         known, clocks = self.intervals(), self.clocks()
         samples: dict[Interval, Samples] = {}
-        self.sampled_ns = ()
+        windows: list[tuple[int, int]] = []
         for interval in settings.intervals:
             beside = shoot and partial(shoot, interval)
-            samples[interval] = measure(known[interval], settings, clocks.get(interval) or clock or self.clock, beside)
-            self.sampled(samples[interval])
+            chosen = clocks.get(interval) or clock or self.clock
+            samples[interval] = measure(known[interval], settings, chosen, beside, self.steady_ns, self._begin)
+            windows.append((self._began_ns, time.monotonic_ns()))
+        self.sampled_ns = tuple(windows)
         return Measurement(intervals=samples, load_ns=0, first_ns=0)
 
 

@@ -17,6 +17,7 @@ from bench.backends.onnxruntime import opening
 from bench.errors import BenchError, Failed, Unavailable, Unsupported
 from bench.gpu import causes
 from bench.schema import Interval, Validity
+from bench.stats import STEADY_GPU_NS
 from bench.synchrony import unsynchronised
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class Opened(NamedTuple):
 
 class OrtGpuSession(Session):
     """On ONNX Runtime's own stream, for whose end it waits itself; copies from and to arrays as they are."""
+
+    steady_ns = STEADY_GPU_NS
 
     def __init__(self, opened: Opened, why: Unavailable | None = None) -> None:
         """`why` there is no stream of ours."""

@@ -17,6 +17,7 @@ from bench.backends.tensorrt.tracing import Work, trace
 from bench.cuda import Cuda, Gpu, Handle
 from bench.errors import Failed, Unsupported
 from bench.schema import Interval, Measurement, Settings, Validity
+from bench.stats import STEADY_GPU_NS
 from bench.streams import LEAST_BYTES, Buffer, Events, pinned
 from bench.timing import Clock
 from bench.trtexec.definitions import Defaults, Spans, Version, defaults, queries, select, summary, text
@@ -58,6 +59,8 @@ Given = TypeVarTuple("Given")
 
 class TensorRtSession(Session):
     """`run` enqueues on a stream of its own and waits for the stream; nothing is timed that was not waited for."""
+
+    steady_ns = STEADY_GPU_NS
 
     def __init__(
         self, trt: Trt, cuda: Cuda, gpu: Gpu, plan: bytes, facts: Facts, graph: bool, release: Version | None = None
