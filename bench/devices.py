@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 from filelock import FileLock, Timeout
 
-from bench import adb, backends, cooling, environment, phone
+from bench import adb, catalog, cooling, environment, phone
 from bench.artifacts import default_root
 from bench.backends import BaseBackend
 from bench.catalog import HardwareProfile
@@ -96,8 +96,27 @@ def _gpu(profile: HardwareProfile, description: Mapping[str, Any]) -> Device:
         )
     gpu = selection.select(fitting, os.environ.get(GPU_VARIABLE, ""))
     told = {name: value for name, value in msgspec.to_builtins(gpu).items() if name not in ("uuid", "pci_bus_id")}
-    return Device(
-        {**description, "device": {"gpu": told}}, environment.usable_cpus(), {"gpu": msgspec.to_builtins(gpu)}
+    found = {"gpu": msgspec.to_builtins(gpu), "cpus": environment.cpus_near(gpu.pci_bus_id)}
+    return Device({**description, "device": {"gpu": told}}, environment.usable_cpus(), found)
+
+
+def gpus_here() -> list[str]:
+    """A line for each GPU that the driver lists: which device it is, or how to make it one; none without a driver."""
+    try:
+        gpus, _ = watch.promptly(_listed, watch.FIRST_PATIENCE_S)
+    except Unavailable:
+        return []
+    return [_as_device(gpu) for gpu in gpus]
+
+
+def _as_device(gpu: Gpu) -> str:
+    of_gpus = [profile for profile in catalog.profiles().values() if profile.match.gpu]
+    if named := [profile.name for profile in of_gpus if selection.of_profile([gpu], profile)]:
+        return f"GPU {gpu}: measure it with --device {named[0]}"
+    capability = ".".join(map(str, gpu.capability or ())) or "?"
+    return (
+        f"GPU {gpu}: no device is of that name; copy hardware_profiles/t4.toml to NAME.toml beside it, put its name "
+        f'and capability = "{capability}" there, then type: bench doctor --device NAME'
     )
 
 
@@ -139,18 +158,21 @@ def lacking(profile: HardwareProfile, device: Device | None, backend: BaseBacken
         about = {"python": platform.python_version(), "driver": target.driver if isinstance(target, Gpu) else ""}
         runtime, versions = cast("Runtime", backend.stack(options)), {**installed, **about}
         if word := support.absent(target, runtime, versions):
-            return f"{word} is not installed, which {backend.name} needs for GPUs; see: bench doctor"
+            needs = f"{word} is not installed, which {backend.name} needs for GPUs"
+            return f"{needs}; see: bench doctor --device {profile.name}"
         if reason := support.obstacle(target, runtime, versions):
             return reason
     return backend.lacking(profile, options, found) if device else ""
 
 
-def recipe(profile: HardwareProfile, device: Device | None, backend: BaseBackend) -> tuple[str, ...]:
+def recipe(
+    profile: HardwareProfile, device: Device | None, backend: BaseBackend, options: Mapping[str, str]
+) -> tuple[str, ...]:
     """What to type, in order, to install the backend for a GPU; nothing for other devices."""
     if profile.kind != "gpu":
         return ()
     target = msgspec.convert(device.found["gpu"], Gpu) if device else profile
-    return support.recipe(target, cast("Runtime", backend.stack(backends.settle(backend, {}, profile.kind))))
+    return support.recipe(target, cast("Runtime", backend.stack(options)))
 
 
 def about(device: Device) -> list[str]:

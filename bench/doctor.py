@@ -3,10 +3,11 @@
 import os
 import platform
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench import __version__, backends, devices, environment, homes
 from bench.artifacts import Cache, default_root
+from bench.backends import BaseBackend
 from bench.catalog import HardwareProfile
 from bench.devices import Device
 from bench.errors import BenchError
@@ -23,14 +24,15 @@ def examine(profile: HardwareProfile) -> tuple[list[str], bool]:
     """
     description = environment.describe()
     device, why = _look(profile, description)
-    answers = dict(_answers(profile, device))
-    usable = device is not None and any(isinstance(answer, Version) for answer in answers.values())
+    answers = list(_answers(profile, device))
+    usable = device is not None and any(isinstance(answer, Version) for _, answer in answers)
     lines = [
         f"bench {__version__}, Python {platform.python_version()}",
         *_machine(description),
         f"device {profile.name}: {why or 'yes'}",
         *(devices.about(device) if device else ()),
-        *(line for name, answer in answers.items() for line in _about(name, answer, profile, device)),
+        *(devices.gpus_here() if profile.kind == "cpu" else ()),
+        *_about(answers, profile, device),
         *_advice(description, profile, device),
     ]
     return lines, usable
@@ -62,28 +64,66 @@ def _ranges(cpus: tuple[int, ...]) -> str:
     return ",".join(map(str, cpus))
 
 
-def _answers(profile: HardwareProfile, device: Device | None) -> Iterator[tuple[str, Version | str]]:
-    """Of each backend of the device its version, asked in a worker of its own, or what it lacks: a broken runtime can't
-    break the doctor."""
+class Asked(NamedTuple):
+    """A backend with options; `words` are those that make it another stack than its default ones do."""
+
+    backend: BaseBackend
+    options: dict[str, str]
+    words: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.backend.name} with {self.words}" if self.words else self.backend.name
+
+
+def _asked(profile: HardwareProfile) -> Iterator[Asked]:
+    """The backends of the device; of a GPU all that run on one, with each option by which they need something else."""
+    others = [name for name in backends.names() if profile.kind == "gpu" and name not in profile.backends]
+    for backend in map(backends.get, [*profile.backends, *others]):
+        if profile.kind not in backend.kinds or not (backend.default or backend.name in profile.backends):
+            continue
+        usual = backends.settle(backend, {}, profile.kind)
+        yield Asked(backend, usual)
+        for option, choices in backend.options.items():
+            for choice in choices if isinstance(choices, tuple) and option in usual else ():
+                options = {**usual, option: choice}
+                if backend.stack(options) != backend.stack(usual):
+                    yield Asked(backend, options, f"{option}={choice}")
+
+
+def _answers(profile: HardwareProfile, device: Device | None) -> Iterator[tuple[Asked, Version | str]]:
+    """Of each backend its version, asked in a worker of its own, or what it lacks: a broken runtime can't break the
+    doctor."""
     workshop = Workshop(Cache(default_root()), Settings(timeout_s=120), environment.cpus_available(), Quiet().say)
-    for name in profile.backends:
-        backend = backends.get(name)
-        options = backends.settle(backend, {}, profile.kind)
+    for asked in _asked(profile):
+        backend, options, words = asked
         # In this order: what is installed for a GPU goes by other names.
         lacking = devices.lacking(profile, device, backend, options) or homes.missing(backend)
         if lacking or not device:
-            yield name, lacking or f"installed; it waits for {profile.name}"
+            yield asked, lacking or f"installed; it waits for {profile.name}"
+        elif words:
+            yield asked, "its versions fit; whether its libraries load shows when an engine is built"
+        else:
+            environ = thread_environment(1) | backend.environment(options)
+            answer = workshop.ask(Probe(backend=backend.name, device=profile), environ)
+            yield asked, answer if isinstance(answer, Version) else str(getattr(answer, "reason", answer))
+
+
+def _about(
+    answers: Iterable[tuple[Asked, Version | str]], profile: HardwareProfile, device: Device | None
+) -> Iterator[str]:
+    told: dict[tuple[str, ...], Asked] = {}
+    for asked, answer in answers:
+        if isinstance(answer, Version):
+            yield f"backend {asked}: yes, version {answer.version}"
             continue
-        answer = workshop.ask(Probe(backend=name, device=profile), thread_environment(1))
-        yield name, answer if isinstance(answer, Version) else str(getattr(answer, "reason", answer))
-
-
-def _about(name: str, answer: Version | str, profile: HardwareProfile, device: Device | None) -> Iterator[str]:
-    if isinstance(answer, Version):
-        yield f"backend {name}: yes, version {answer.version}"
-        return
-    yield f"backend {name}: {answer}"
-    yield from (f"    {line}" for line in devices.recipe(profile, device, backends.get(name)))
+        yield f"backend {asked}: {answer}"
+        recipe = devices.recipe(profile, device, asked.backend, asked.options)
+        if earlier := told.get(recipe):
+            yield f"    install it as {earlier}"
+        else:
+            yield from (f"    {line}" for line in recipe)
+        if recipe:
+            told.setdefault(recipe, asked)
 
 
 def _own_advice(description: Mapping[str, Any], profile: HardwareProfile) -> Iterable[str]:

@@ -172,6 +172,14 @@ def cpus_available(root: Root = "/", pid: int | str = "self") -> tuple[int, ...]
     return both or _affinity_elsewhere(root) or tuple(range(ask_psutil(root, "cpu_count") or 1))
 
 
+def cpus_near(pci_bus_id: str, root: Root = "/") -> tuple[int, ...]:
+    """Those of the available CPUs that are on the socket of a device, such as "00000000:3B:00.0"; none where the kernel
+    doesn't tell."""
+    place = pci_bus_id.lower()[-len("0000:3b:00.0") :]
+    near = cpu_list(read(root, f"sys/bus/pci/devices/{place}/local_cpulist"))
+    return tuple(sorted(set(near) & set(cpus_available(root))))
+
+
 def _affinity_elsewhere(root: Root) -> tuple[int, ...]:
     """psutil's word for it: Windows has an affinity, macOS has none."""
     with contextlib.suppress(Exception):

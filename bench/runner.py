@@ -227,11 +227,12 @@ class Runner:
         )
 
     def _repeat(self, case: Case, repetition: int, engine: Engine) -> Record:
-        """One repetition in a fresh worker, pinned to as many CPUs as it has threads. Raises Stale where the engine is
-        to be made again first."""
+        """One repetition in a fresh worker, pinned to as many CPUs as it has threads, or for a GPU to those of its
+        socket. Raises Stale where the engine is to be made again first."""
         started_at, start = store.now(), time.perf_counter_ns()
         options, asked = engine.setup.options, self.options[case.backend]
-        cpus = choose_cpus(self.workshop.cpus, case.threads, repetition) if self.plan.profile.here else ()
+        near = tuple(self.plan.found.get("cpus", ()))
+        cpus = choose_cpus(self.workshop.cpus, case.threads, repetition) if self.plan.profile.here else near
         backend = backends.get(case.backend)
         environ = thread_environment(case.threads) | backend.environment(options)
         job = Measure(setup=engine.setup, settings=self.settings, engine=engine.path, reference=engine.reference)

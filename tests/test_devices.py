@@ -132,8 +132,8 @@ def test_they_are_refused_without_the_gpu_too(installed):
 
 
 def test_the_recipe_is_for_gpus_alone():
-    assert any("tensorrt-cu12==10.4.0" in line for line in devices.recipe(catalog.profile("v100"), None, Engine()))
-    assert devices.recipe(catalog.profile("cpu"), None, backends.get("openvino")) == ()
+    assert any("tensorrt-cu12==10.4.0" in line for line in devices.recipe(catalog.profile("v100"), None, Engine(), {}))
+    assert devices.recipe(catalog.profile("cpu"), None, backends.get("openvino"), {}) == ()
 
 
 def test_a_machine_is_its_own_device_and_needs_no_advice_of_another():

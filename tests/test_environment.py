@@ -453,6 +453,18 @@ def phone(**facts):
     return {"device": {"hardware": {"model": "MI 9", "soc": "SM8150", "unit": "c775", "memory_kb": 5, **facts}}}
 
 
+def test_the_cpus_near_a_device_are_those_of_its_socket(tmp_path):
+    files = {
+        "proc/self/status": "Cpus_allowed_list:\t2-9",
+        f"{CPU}/online": "0-15",
+        "sys/bus/pci/devices/0000:3b:00.0/local_cpulist": "0-3,8-11",
+    }
+    plant(tmp_path, files)
+    assert environment.cpus_near("00000000:3B:00.0", tmp_path) == (2, 3, 8, 9)
+    assert environment.cpus_near("00000000:AF:00.0", tmp_path) == ()
+    assert environment.cpus_near("", tmp_path) == ()
+
+
 def test_a_gpu_counts_beside_its_machine():
     def of(**facts):
         gpu = {

@@ -328,6 +328,7 @@ def _unversioned(name: str, folders: str) -> tuple[str, ...]:
 
 
 def _doctor(name: str, device: str) -> str:
+    """Without a device it says how to make one of the GPU that it finds."""
     return f".venv-{name}/bin/bench doctor" + (f" --device {device}" if device else "")
 
 

@@ -1,5 +1,6 @@
 """Whether a runtime can work on a GPU, told from versions alone; and what to install if it can't."""
 
+import re
 from collections.abc import Iterator, Mapping
 
 from bench.catalog import HardwareProfile
@@ -74,7 +75,7 @@ def obstacle(target: Target, runtime: Runtime, versions: Mapping[str, str]) -> s
     are known otherwise. What is missing in it is not judged.
     """
     stack = Stack(target, runtime, versions)
-    checks = (_sliced, _too_old_gpu, _built_for_another_gpu, _unpaired, _no_wheel, _old_driver, _new_bindings)
+    checks = (_sliced, _built_for_another_gpu, _too_old_gpu, _unpaired, _no_wheel, _old_driver, _new_bindings)
     return next((line for check in checks for line in check(stack)), "")
 
 
@@ -108,6 +109,8 @@ class Stack:
         self.bindings = self._versions.get("cuda-bindings", "") if self.main == "tensorrt" else ""
         known = self.cuda = self._versions.get("cuda") or self._cuda_of_tensorrt()
         self.pairings = _pairings(self.main, self.version(self.main))
+        if len(self.pairings) > 1 and not known:
+            known = self.cuda = self._cuda_of_libraries()
         fitting = [row for row in self.pairings if not known or _agree(row.cuda, known)]
         fitting.sort(key=lambda row: row.cuda != known)
         # Paddle 3 exists for several CUDAs; until it is known which, none of its pairings can be held against it.
@@ -132,6 +135,11 @@ class Stack:
             return ""
         names = [name for name in self._names("tensorrt") if name in self._versions and "-cu" in name]
         return names[0].split("-cu")[1].split("-")[0] if names else ""
+
+    def _cuda_of_libraries(self) -> str:
+        """The CUDA of the runtime's library, where one package of it is installed; its major is what names tell."""
+        names = [name for name in self._versions if re.fullmatch(r"nvidia-cuda-runtime-cu\d+", name)]
+        return names[0].rpartition("cu")[2] if len(names) == 1 else ""
 
     def components(self) -> Iterator[tuple[Component, str]]:
         """What takes part, with its version; TensorRT needs no cuDNN from release 10 on."""

@@ -145,6 +145,16 @@ def test_the_gpu_is_too_old_for_tensorrt():
         ),
         (
             "paddle_tensorrt",
+            {"paddlepaddle-gpu": "3.0.0", "nvidia-cuda-runtime-cu12": "12.6.77", "tensorrt-cu12": "10.16.1"},
+            "is built for TensorRT 10.5.0.18, which supports 7.5 and newer; install paddlepaddle-gpu 3 for CUDA 11.8",
+        ),
+        (
+            "paddle",
+            {"paddlepaddle-gpu": "3.0.0", "nvidia-cuda-runtime-cu12": "12.6.77", "nvidia-cudnn-cu12": "9.11.0"},
+            "cuDNN 9.11.0 supports 7.5 and newer; install nvidia-cudnn-cu12==9.10.2.21",
+        ),
+        (
+            "paddle_tensorrt",
             {"paddlepaddle-gpu": "3.0.0", "cuda": "12.6"},
             "paddlepaddle-gpu 3.0.0 for CUDA 12.6 is built for TensorRT 10.5.0.18, which supports 7.5 and newer; "
             "install paddlepaddle-gpu 3 for CUDA 11.8 with TensorRT 8.6.1.6 or "
@@ -419,11 +429,18 @@ def test_the_doctor_says_what_a_gpu_needs_and_how_to_get_it(monkeypatch):
     monkeypatch.setattr(devices, "metadata", SimpleNamespace(distributions=list))
     lines, usable = doctor.examine(catalog.profile("t4"))
     assert not usable
-    wanted = {"onnxruntime": "onnxruntime-gpu", "tensorrt": "TensorRT", "paddle_tensorrt": "paddlepaddle-gpu"}
+    wanted = {
+        "onnxruntime": "onnxruntime-gpu",
+        "tensorrt": "TensorRT",
+        "paddle_tensorrt": "paddlepaddle-gpu",
+        "paddle": "paddlepaddle-gpu",
+    }
     for name, needed in wanted.items():
         start = next(i for i, line in enumerate(lines) if line.startswith(f"backend {name}: {needed} is not installed"))
         recipe = [f"    {line}" for line in support.recipe(catalog.profile("t4"), name)]
         assert lines[start + 1 : start + 1 + len(recipe)] == recipe
+    start = lines.index(next(line for line in lines if line.startswith("backend onnxruntime with provider=tensorrt: ")))
+    assert lines[start + 1] == "    install it as tensorrt"
 
 
 def pins(text):

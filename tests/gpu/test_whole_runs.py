@@ -94,6 +94,11 @@ def test_the_gpu_was_watched_while_it_was_timed(ran):
         seen = record.telemetry["gpu"]
         assert seen["samples"] > 0
         assert (seen["sm_clock"], seen["sm_clock_mhz_median"], seen["sm_clock_mhz_before"]) == ("constant", 1590, 300)
+        assert (seen["facts"]["ecc"], seen["facts"]["power_limit_mw"], seen["facts"]["vbios"]) == (
+            *(1, 70_000),
+            "90.04.38.00.03",
+        )
+        assert (seen["pcie_generation"], seen["facts"]["max_pcie_generation"], seen["neighbours"]) == (3, 3, 0)
         assert reasons(record) == {}
 
 
@@ -139,6 +144,15 @@ def test_the_doctor_finds_the_gpu_and_tensorrt(pose, generation, version):
     assert told.returncode == 0, told.stderr
     wanted = {"device t4: yes", f"0: Tesla T4 ({T4['uuid']})", f"backend tensorrt: yes, version {version}"}
     assert wanted <= set(told.stdout.splitlines())
+
+
+def test_the_doctor_says_which_device_a_gpu_is(pose):
+    a10 = {**T4, "name": "NVIDIA A10", "capability": [8, 6], "uuid": "GPU-a10", "bus": "00000000:AF:00.0"}
+    lines = pose(gpus=[T4, a10]).bench("doctor").stdout.splitlines()
+    assert f"GPU 0: Tesla T4 ({T4['uuid']}): measure it with --device t4" in lines
+    (other,) = [line for line in lines if line.startswith("GPU 1: NVIDIA A10 (GPU-a10): no device is of that name; ")]
+    assert 'capability = "8.6"' in other
+    assert other.endswith("then type: bench doctor --device NAME")
 
 
 def test_what_is_packed_names_neither_this_gpu_nor_its_owner(ran, tmp_path):
@@ -263,11 +277,14 @@ def test_libraries_that_are_not_there_are_said(pose):
     assert record.reason.startswith(f"tensorrt does not load; {missing}; mend it with: pip install ")
 
 
-def test_a_lost_gpu_ends_what_needs_it(pose):
-    machine = pose(breaks={"40": 999})
+@pytest.mark.parametrize(
+    ("error", "name"), [(46, "cudaErrorDevicesUnavailable"), (999, "cudaErrorUnknown")], ids=["46", "999"]
+)
+def test_a_lost_gpu_ends_what_needs_it(pose, error, name):
+    machine = pose(breaks={"40": error})
     first, second = machine.measured(*RUN, "--batch-size", "4", *ON_T4, code=1)
     assert (first.status, second.status) == ("failed", "unavailable")
-    assert first.reason.startswith("the GPU broke off its work: cudaErrorUnknown (999)")
+    assert first.reason.startswith(f"the GPU was lost; {name} ({error}), ")
     assert first.reason.endswith("; the driver lost the GPU")
     assert second.reason.startswith("no GPU that CUDA can use; ")
     assert "GpuIsLost: GPU is lost" in complaint(machine.bench(*RUN, *ON_T4), 3)
