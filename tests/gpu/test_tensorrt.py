@@ -276,7 +276,7 @@ def test_a_trace_gives_trtexecs_figures(bench, transfers):
         duration_s=0.02,
         queries_in_flight=1,
     )
-    spans = session.trace(defaults)
+    spans, _ = session.trace(defaults)
     found = definitions.queries(spans)
     assert found[-1].d2h.end >= 25 > found[-2].d2h.end
     kept = definitions.select(found, defaults.warmup_ms)
@@ -297,7 +297,7 @@ def test_queries_in_flight_hide_the_hosts_work(bench):
     session.feed([images()])
     release = definitions.version(bench.trt.__version__ if bench.trt.generation != "8.6" else "8.6")
     session.trace(definitions.Defaults(False, True, False, 1, warmup_ms=0, duration_s=0, iterations=2))
-    spans = session.trace(definitions.Defaults(False, True, False, 1, warmup_ms=0, duration_s=0, iterations=10))
+    spans, _ = session.trace(definitions.Defaults(False, True, False, 1, warmup_ms=0, duration_s=0, iterations=10))
     figures = definitions.summary(definitions.queries(spans), release)
     assert figures.queries >= 10
     assert figures.compute.median == pytest.approx(1.0, abs=1e-4)  # with one in flight it holds the enqueue call
@@ -355,7 +355,7 @@ def test_strong_typing_takes_fp16_from_the_model_alone(make, generation):
         bench.build(bench.setup("fp16"))
     assert str(raised.value) == (
         f"strongly typed, TensorRT {bench.trt.__version__} takes fp16 from the model alone; model.onnx has none of it; "
-        "make one with: python -m modelopt.onnx.autocast "
+        "make one from an exported model, as docs/gpu.md says: python -m modelopt.onnx.autocast "
         "--onnx_path model.onnx --low_precision_type fp16 --keep_io_types"
     )
     session = bench.open(bench.setup("fp16"), HALF)
@@ -574,6 +574,11 @@ def test_what_the_parser_says_is_the_reason(bench):
             Failed,
             "out of memory on the GPU; ",
         ),
+        (
+            "Error Code 1: Cuda Runtime (cudaError 46: CUDA-capable device(s) is/are busy or unavailable)",
+            Failed,
+            "the GPU was lost; ",
+        ),
         ("something new", Failed, "it failed; something new"),
         ("", Failed, "it failed; TensorRT logged no error"),
     ],
@@ -630,7 +635,31 @@ def test_a_gpu_that_fails_is_named_and_nothing_hides_it(bench, call, error, reas
             session.close()
 
 
-def test_a_gpu_that_is_lost_while_it_measures_is_named(bench):
+@pytest.mark.parametrize("interval", ALL)
+@pytest.mark.parametrize(
+    ("error", "name"), [(46, "cudaErrorDevicesUnavailable"), (63, "unrecognized error code"), (999, "cudaErrorUnknown")]
+)
+def test_a_gpu_that_is_lost_while_it_measures_is_said_to_be(make, interval, error, name):
+    bench = make("10.16")
+    session = bench.open()
+    session.feed([images()])
+    session.run()
+    bench.api.errors = {"cudaStreamSynchronize": error}
+    words = rf"^the GPU was lost; {name} \({error}\), .*; reset the GPU or restart the machine, .*dmesg$"
+    with pytest.raises(Failed, match=words):
+        measured(session, interval)
+    session.close()
+
+
+def test_a_gpu_that_somebody_else_has_at_the_start_is_unavailable(bench):
+    setup = bench.setup()
+    engine = bench.build(setup)
+    bench.api.errors = {"cudaSetDevice": 46}
+    with pytest.raises(Unavailable, match=r"^no GPU that CUDA can use; cudaErrorDevicesUnavailable \(46\), "):
+        bench.backend.open(engine, setup)
+
+
+def test_a_kernel_that_breaks_while_it_measures_is_named(bench):
     session = bench.open()
     session.feed([images()])
     session.run()
@@ -840,16 +869,16 @@ def test_trtexecs_figures_leave_its_warm_up_out(make):
     session = bench.open(bench.setup(semantics="trtexec-10"))
     session.feed([images()])
     session.run()
-    trace, launch, engine = session.trace, session._launch, bench.trt.loaded[-1]
+    trace, enqueue, engine = session.trace, session._enqueue, bench.trt.loaded[-1]
 
     def heating_up(defaults):
         warm_ns = bench.api.now_ns + 180_000_000
 
-        def launched():
+        def enqueued():
             engine["span_ns"] = 5_000_000 if bench.api.now_ns < warm_ns else 1_000_000
-            launch()
+            enqueue()
 
-        session._launch = launched
+        session._enqueue = enqueued
         return trace(defaults)
 
     session.trace = heating_up
@@ -870,6 +899,40 @@ def test_waiting_is_as_in_that_trtexec(make, semantics, flags):
     bench.api._cudaEventSynchronize = lambda event: waited.add(event.flags) or wait(event)
     measured(session, "compute")
     assert waited == {flags}
+
+
+@pytest.mark.parametrize("option", ["off", "on"])
+@pytest.mark.parametrize(("semantics", "replayed"), [("trtexec-10", False), ("trtexec-11", True)])
+def test_a_graph_is_replayed_where_that_trtexec_does_whatever_our_option(make, semantics, replayed, option):
+    bench = make("10.16")
+    session = bench.open(bench.setup(semantics=semantics, cuda_graph=option))
+    session.feed([images()])
+    measured(session, "compute")
+    ours = bench.api.calls.count("cudaGraphInstantiateWithFlags")
+    found = session.beside()["trtexec"]
+    assert (found["cuda_graph"], found["defaults"]["cuda_graph"]) == (replayed, replayed)
+    assert ours == (option == "on") + replayed
+    # Launching a graph is a call of 1 µs, enqueuing takes 5; in single precision after 3 s to about 0.25 µs.
+    assert found["summary"]["enqueue"]["median"] == pytest.approx(0.001 if replayed else 0.005, abs=5e-4)
+    assert "CUDA graph" not in found["log"]
+    assert session.effective()["cuda_graph"] is (option == "on")
+    session.run()
+    np.testing.assert_array_equal(session.fetch()[0], expected(images()))
+    session.close()
+    assert bench.api.alive == {}
+
+
+@pytest.mark.parametrize(("semantics", "said"), [("trtexec-10", False), ("trtexec-11", True)])
+def test_trtexecs_figures_of_what_cannot_be_captured_say_so(make, semantics, said):
+    bench = make("10.16", says={"execute_async_v3": (False, "cannot be captured")})
+    session = bench.open(bench.setup(semantics=semantics))
+    session.feed([images()])
+    measured(session, "compute")
+    found = session.beside()["trtexec"]
+    assert (found["cuda_graph"], found["defaults"]["cuda_graph"]) == (False, said)
+    assert found["summary"]["compute"]["median"] == pytest.approx(1.0, rel=0.01)
+    words = "No CUDA graph, though it is this trtexec's default: the engine can't be captured as one."
+    assert (found["log"].splitlines()[-1] == words) is said
 
 
 def test_they_are_taken_only_if_asked(bench):

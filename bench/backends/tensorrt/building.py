@@ -26,6 +26,7 @@ from bench.cuda import Gpu
 from bench.errors import EXPORT_AGAIN, Failed, Unsupported
 from bench.schema import Precision
 
+MAKE = "make one from an exported model, as docs/gpu.md says"
 CONVERT = "python -m modelopt.onnx.autocast --onnx_path {name} --low_precision_type fp16 --keep_io_types"
 QUANTISE = "python -m modelopt.onnx.quantization --onnx_path {name} --quantize_mode int8"
 #: types that a model may hold besides fp32, and what they are called in TensorRT's `DataType`
@@ -115,12 +116,12 @@ class Build:
         name, asked = self.source.name, self.precision
         if asked == "int8" and "int8" not in carried:
             found = f"{name} has no QuantizeLinear"
-            raise Unsupported("int8 takes a quantised model", found, f"make one with: {QUANTISE.format(name=name)}")
+            raise Unsupported("int8 takes a quantised model", found, f"{MAKE}: {QUANTISE.format(name=name)}")
         if asked == "fp16" and self.strong and "fp16" not in carried:
             raise Unsupported(
                 f"strongly typed, TensorRT {self.trt.__version__} takes fp16 from the model alone",
                 f"{name} has none of it",
-                f"make one with: {CONVERT.format(name=name)}",
+                f"{MAKE}: {CONVERT.format(name=name)}",
             )
         admitted = {"int8": {"int8", "fp16"}, "fp16": {"fp16"}}.get(asked, set())
         if strange := carried - admitted:
