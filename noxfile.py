@@ -8,7 +8,6 @@ from pathlib import Path
 import nox
 
 nox.options.default_venv_backend = "uv|virtualenv"
-nox.options.sessions = ["lint", "tests", "backends", "phones", "docs", "stale", "wheel"]
 nox.options.error_on_external_run = True
 
 CI = os.environ.get("CI") == "true"
@@ -52,6 +51,9 @@ def _runs(python: str) -> bool:
 
 
 PYTHONS = interpreters()
+#: what holds on the oldest and on the newest holds between them; `nox -s tests` runs all
+TESTS = dict.fromkeys(f"tests-{python}" for python in (*PYTHONS[:1], *PYTHONS[-1:])) or ("tests",)
+nox.options.sessions = ["lint", *TESTS, "backends", "phones", "docs", "stale", "wheel"]
 
 
 @nox.session
