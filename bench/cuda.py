@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any, NewType, Protocol, SupportsInt, TypeVar, overload
 
-from bench.errors import SMALLER_BATCH, BenchError, Failed, Unavailable, last_line
+from bench.errors import GPU_LOST, RESET_GPU, SMALLER_BATCH, BenchError, Failed, Unavailable, last_line
 from bench.schema import Frozen
 
 INSTALL = "pip install 'cuda-bindings>=12.9,<13' for CUDA 12, cuda-bindings for CUDA 13"
@@ -16,14 +16,16 @@ SEE = "see: nvidia-smi"
 #: where the calls are: since cuda-bindings 12.6.2, and before
 MODULES = ("cuda.bindings.runtime", "cuda.cudart")
 
-# Numbers of driver_types.h; the first four groups are all that needs another answer than "it failed".
+# Numbers of driver_types.h; these groups are all that needs another answer than "it failed".
 OUT_OF_MEMORY = 2
 NOT_READY = 600
 ALREADY_ACTIVE = 708
 #: no driver that serves, no GPU, or none that lets us in
 ABSENT = frozenset({3, 34, 35, 36, 46, 100, 101, 802, 803, 804, 805})
+#: in the middle of work the GPU fell off, or its driver gave it up; the first of them, at the start, is of `ABSENT`
+LOST = frozenset({46, 63, 214, 999})
 #: after these every call of the process fails, until it ends
-STICKY = frozenset({214, 220, 226, 700, 702, 710, 714, 715, 716, 717, 718, 719, 721, 999})
+STICKY = LOST | {220, 226, 700, 702, 710, 714, 715, 716, 717, 718, 719, 721}
 
 Value = TypeVar("Value")
 #: a member of `cudaError_t`, or its number
@@ -104,7 +106,7 @@ class Api(Protocol):
     def cudaEventSynchronize(self, event: Handle, /) -> Done: ...
     def cudaEventElapsedTime(self, start: Handle, end: Handle, /) -> Valued[float]: ...
     def cudaEventDestroy(self, event: Handle, /) -> Done: ...
-    def cudaGraphInstantiate(self, graph: Handle, flags: int, /) -> Valued[Handle]: ...
+    def cudaGraphInstantiateWithFlags(self, graph: Handle, flags: int, /) -> Valued[Handle]: ...
     def cudaGraphLaunch(self, graph: Handle, stream: Handle, /) -> Done: ...
     def cudaGraphExecDestroy(self, graph: Handle, /) -> Done: ...
     def cudaGraphDestroy(self, graph: Handle, /) -> Done: ...
@@ -118,6 +120,8 @@ class CudaError(Failed):
         self.sticky = number in STICKY
         if number == OUT_OF_MEMORY:
             super().__init__("out of memory on the GPU", f"{name} ({number})", SMALLER_BATCH)
+        elif number in LOST:
+            super().__init__(GPU_LOST, f"{name} ({number}), {text}", RESET_GPU)
         elif self.sticky:
             super().__init__(f"the GPU broke off its work: {name} ({number}), {text}", "", f"if it goes on, {SEE}")
         else:
@@ -141,30 +145,31 @@ class Cuda:
         self.api = api
 
     @overload
-    def check(self, returned: Done) -> None: ...
+    def check(self, returned: Done, at_work: bool = True) -> None: ...
     @overload
-    def check(self, returned: Valued[Value]) -> Value: ...
-    def check(self, returned: tuple[Any, ...]) -> Any:
-        """The value that a call returned; None where it has none."""
+    def check(self, returned: Valued[Value], at_work: bool = True) -> Value: ...
+    def check(self, returned: tuple[Any, ...], at_work: bool = True) -> Any:
+        """The value that a call returned; None where it has none. Before we are `at_work`, a GPU that is not to be had
+        is not lost: somebody else has it."""
         error, *values = returned
         if int(error):
-            raise self._trouble(error)
+            raise self._trouble(error, at_work)
         return values[0] if values else None
 
-    def _trouble(self, error: Error) -> CudaError | Unavailable:
+    def _trouble(self, error: Error, at_work: bool) -> CudaError | Unavailable:
         number, name, text = (
             int(error),
             *(_text(ask(error)) for ask in (self.api.cudaGetErrorName, self.api.cudaGetErrorString)),
         )
-        if number in ABSENT:
+        if number in ABSENT and not (at_work and number in LOST):
             return Unavailable("no GPU that CUDA can use", f"{name} ({number}), {text}", SEE)
         return CudaError(number, name, text)
 
     def gpu(self) -> Gpu:
         """The first GPU that this process may see, without touching it. Raises Unavailable without one."""
         driver = self._driver()
-        self.check(self.api.cudaGetDeviceCount())
-        found = self.check(self.api.cudaGetDeviceProperties(0))
+        self.check(self.api.cudaGetDeviceCount(), at_work=False)
+        found = self.check(self.api.cudaGetDeviceProperties(0), at_work=False)
         return Gpu(
             name=found.name.decode(errors="replace").rstrip("\0"),
             capability=f"{found.major}.{found.minor}",
@@ -194,9 +199,9 @@ class Cuda:
         """
         error, *_ = self.api.cudaSetDeviceFlags(self.api.cudaDeviceScheduleSpin)
         if int(error) not in (0, ALREADY_ACTIVE):
-            raise self._trouble(error)
-        self.check(self.api.cudaSetDevice(0))
-        self.check(self.api.cudaFree(0))
+            raise self._trouble(error, at_work=False)
+        self.check(self.api.cudaSetDevice(0), at_work=False)
+        self.check(self.api.cudaFree(0), at_work=False)
 
     def stream(self, owner: ExitStack) -> Handle:
         """A stream that waits for no other. Streams, events and memory live as long as `owner`."""
@@ -282,7 +287,8 @@ class Cuda:
         return None
 
     def _executable(self, graph: Handle, owner: ExitStack) -> Handle | None:
-        error, *values = self.api.cudaGraphInstantiate(graph, 0)
+        # cudaGraphInstantiate takes other arguments in CUDA 11; this one takes the same in all.
+        error, *values = self.api.cudaGraphInstantiateWithFlags(graph, 0)
         self.api.cudaGraphDestroy(graph)
         if int(error):
             self.api.cudaGetLastError()

@@ -26,6 +26,8 @@ class BenchError(Exception):
         return self
 
 
+GPU_LOST = "the GPU was lost"
+RESET_GPU = "reset the GPU or restart the machine, and look into the kernel's log: dmesg"
 SMALLER_BATCH = "take a smaller batch, or close what else uses the GPU; see: nvidia-smi"
 EXPORT_AGAIN = "export the model again, or name another file"
 

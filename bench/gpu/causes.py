@@ -3,14 +3,13 @@
 import re
 from typing import NamedTuple
 
-from bench.errors import SMALLER_BATCH, BenchError, Failed, Unavailable, Unsupported
+from bench.errors import GPU_LOST, RESET_GPU, SMALLER_BATCH, BenchError, Failed, Unavailable, Unsupported
 
 DRIVER = "install or update NVIDIA's driver; see: nvidia-smi"
 VISIBLE = "see nvidia-smi, and what CUDA_VISIBLE_DEVICES says"
 PADDLE = "install one for GPUs, as with: pip install paddlepaddle-gpu==2.6.2"
 ONNXRUNTIME = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
 TENSORRT = "install the release that this runtime was built with, and name its lib folder in LD_LIBRARY_PATH"
-LOST = "reset the GPU or restart the machine, and look into the kernel's log: dmesg"
 #: how many different matches of a pattern are quoted
 QUOTED = 2
 
@@ -53,8 +52,8 @@ KNOWN = (
             r"GPU requires reset",
             r"CUDA (?:failure |error\()(?:46|63|214|999)\b[\w:), ]*",
         ),
-        "the GPU was lost",
-        LOST,
+        GPU_LOST,
+        RESET_GPU,
         Failed,
     ),
     Known(

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from statistics import median
 from typing import Any
 
+import msgspec
+
 from bench.gpu.nvml import Facts, State
 from bench.gpu.selection import Capability, Gpu, disable_mig
 from bench.schema import Frozen, Validity
@@ -25,6 +27,7 @@ SLOWED = {
 }
 VIRTUAL = {1: "passed through to a virtual machine", 2: "a vGPU", 3: "a host of vGPUs", 4: "a host of vSGAs"}
 TURING: Capability = (7, 5)
+PIDS = ("compute_pids", "graphics_pids", "mps_pids")
 
 
 class Limits(Frozen, frozen=True):
@@ -206,10 +209,16 @@ def neighbours(before: State, during: Sequence[State], own: frozenset[int]) -> f
     return (before.pids | (fresh if len(fresh) > 1 else frozenset())) - own
 
 
-def summary(before: Look, during: Sequence[State], after: Look) -> dict[str, Any]:
-    """For a record: plain numbers, None where unknown. `sm_clock` is "constant" where it had one value under load."""
+def summary(before: Look, during: Sequence[State], after: Look, own: frozenset[int] = frozenset()) -> dict[str, Any]:
+    """For a record: plain numbers, None where unknown, for which `missing` has the reasons. `own` are process ids.
+
+    `sm_clock` is "constant" where it had one value under load; `facts` are those of before, in NVML's numbers.
+    """
     watch = Watch(before, tuple(during), after, LIMITS, UNKNOWN)
     clocks, events = watch.seen("sm_clock_mhz"), watch.seen("events")
+    facts = msgspec.structs.asdict(before.facts)
+    del facts["missing"]
+    told: tuple[Facts | State, ...] = (before.facts, after.facts, before.state, *during, after.state)
     return {
         "samples": len(during),
         "sm_clock": "constant" if constant(during) else "varying" if clocks else None,
@@ -225,8 +234,20 @@ def summary(before: Look, during: Sequence[State], after: Look) -> dict[str, Any
         "temperature_c_before": before.state.temperature_c,
         "temperature_c_after": after.state.temperature_c,
         "performance_state": max(watch.seen("performance_state"), default=None),
-        "missing": dict(item for state in during for item in state.missing.items()),
+        "pcie_generation": max(watch.seen("pcie_generation"), default=None),
+        "pcie_width": max(watch.seen("pcie_width"), default=None),
+        "utilisation_percent_before": before.state.utilisation_percent,
+        "neighbours": _count(watch, own),
+        "uncorrected_errors_after": after.facts.uncorrected_errors,
+        "facts": facts,
+        "missing": {name: why for each in told for name, why in each.missing.items()},
     }
+
+
+def _count(watch: Watch, own: frozenset[int]) -> int | None:
+    """How many other processes were on the GPU; None where the driver tells of none of any kind."""
+    told = any(getattr(state, kind) is not None for state in (watch.before.state, *watch.during) for kind in PIDS)
+    return len(neighbours(watch.before.state, watch.during, own)) if told else None
 
 
 EVENTS = {POWER_CAP: "SwPowerCap", **SLOWED}

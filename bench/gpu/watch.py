@@ -83,7 +83,7 @@ class Watch:
         during = [state for start, end in span.windows_ns for state in hygiene.within(self.states, start, end)]
         work = Work(frozenset({span.pid}), span.copies, self.gpu.capability, self.failure)
         found = hygiene.deviations(self.before, during, self.after, LIMITS, work)
-        return {"gpu": hygiene.summary(self.before, during, self.after)}, found
+        return {"gpu": hygiene.summary(self.before, during, self.after, work.own)}, found
 
 
 @contextlib.contextmanager

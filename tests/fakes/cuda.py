@@ -17,6 +17,7 @@ NAMES = {
     100: ("cudaErrorNoDevice", "no CUDA-capable device is detected"),
     600: ("cudaErrorNotReady", "device not ready"),
     700: ("cudaErrorIllegalAddress", "an illegal memory access was encountered"),
+    214: ("cudaErrorECCUncorrectable", "uncorrectable ECC error encountered"),
     719: ("cudaErrorLaunchFailure", "unspecified launch failure"),
     900: ("cudaErrorStreamCaptureUnsupported", "operation not permitted when stream is capturing"),
     999: ("cudaErrorUnknown", "unknown error"),
@@ -231,7 +232,7 @@ class FakeCuda:
         work, self.captured = self.captured, None
         return self._made("graph", work=work)
 
-    def _cudaGraphInstantiate(self, graph, flags):
+    def _cudaGraphInstantiateWithFlags(self, graph, flags):
         return self._made("executable graph", work=graph.work)
 
     def _cudaGraphLaunch(self, graph, stream):

@@ -10,6 +10,7 @@ from fakes.cuda import FakeCuda
 from bench import cuda
 from bench.cuda import Cuda, CudaError, Gpu
 from bench.errors import Failed, Unavailable
+from bench.gpu.causes import cause
 
 
 def test_the_gpu_is_described_without_being_touched():
@@ -59,6 +60,52 @@ def test_without_a_gpu_it_says_why(api, reason):
     with pytest.raises(Unavailable) as raised:
         Cuda(api).gpu()
     assert str(raised.value) == reason
+
+
+@pytest.mark.parametrize("call", ["cudaSetDeviceFlags", "cudaSetDevice", "cudaFree"])
+def test_a_gpu_that_somebody_else_has_is_not_lost(call):
+    with pytest.raises(Unavailable, match=r"^no GPU that CUDA can use; cudaErrorDevicesUnavailable \(46\), "):
+        Cuda(FakeCuda(errors={call: 46})).start()
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (46, "cudaErrorDevicesUnavailable (46), CUDA-capable device(s) is/are busy or unavailable"),
+        (63, "unrecognized error code (63), unrecognized error code"),
+        (214, "cudaErrorECCUncorrectable (214), uncorrectable ECC error encountered"),
+        (999, "cudaErrorUnknown (999), unknown error"),
+    ],
+)
+def test_a_gpu_lost_at_work_is_said_in_the_words_of_all_runtimes(number, words):
+    api = FakeCuda()
+    calls = Cuda(api)
+    calls.gpu()
+    calls.start()
+    with ExitStack() as owner:
+        stream = calls.stream(owner)
+        api.errors = {"cudaStreamSynchronize": number}
+        with pytest.raises(CudaError) as raised:
+            calls.synchronise(stream)
+    known = cause(f"CUDA failure {number}: {words} ; GPU=0")
+    assert known.error is Failed
+    assert str(raised.value) == f"{known.what}; {words}; {known.do}"
+    assert str(raised.value).startswith("the GPU was lost; ")
+    assert raised.value.sticky
+
+
+def test_all_numbers_of_a_lost_gpu_are_the_same_for_all_runtimes():
+    lost = {number for number in range(1000) if (known := cause(f"CUDA failure {number}: x")) and "lost" in known.what}
+    assert lost == cuda.LOST
+
+
+def test_a_gpu_that_is_not_there_is_unavailable_at_work_too():
+    api = FakeCuda()
+    calls = Cuda(api)
+    with ExitStack() as owner:
+        api.errors = {"cudaStreamCreateWithFlags": 100}
+        with pytest.raises(Unavailable):
+            calls.stream(owner)
 
 
 def test_older_bindings_raise_where_the_driver_is_missing():
@@ -160,7 +207,7 @@ def test_who_waits_for_an_event_spins_unless_told_otherwise():
         assert [calls.event(owner, *sleeps).flags for sleeps in ((), (False,), (True,))] == [0, 0, 1]
 
 
-@pytest.mark.parametrize("fault", ["enqueue", "no driver", "cudaStreamEndCapture", "cudaGraphInstantiate"])
+@pytest.mark.parametrize("fault", ["enqueue", "no driver", "cudaStreamEndCapture", "cudaGraphInstantiateWithFlags"])
 def test_what_cannot_be_captured_leaves_nothing(fault):
     refused = {"enqueue": Failed("refused"), "no driver": Unavailable("refused")}
     api = FakeCuda(errors={} if fault in refused else {fault: 900})

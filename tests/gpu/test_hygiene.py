@@ -284,6 +284,37 @@ def test_summary():
     assert msgspec.json.decode(msgspec.json.encode(found)) == found
 
 
+def test_settings_are_on_record_beside_what_was_seen():
+    after = at_rest({"uncorrected_errors": 2})
+    found = summary(at_rest(state={"utilisation_percent": 3}), load({"pcie_width": 8}, {"pcie_generation": 1}), after)
+    assert found["facts"].keys() == {field.name for field in msgspec.structs.fields(Facts)} - {"missing"}
+    assert {name: value for name, value in found["facts"].items() if value is not None} == {
+        name: value for name, value in msgspec.structs.asdict(FACTS).items() if value is not None and name != "missing"
+    }
+    assert (found["pcie_generation"], found["pcie_width"]) == (3, 16)
+    assert (found["facts"]["uncorrected_errors"], found["uncorrected_errors_after"]) == (0, 2)
+    assert found["utilisation_percent_before"] == 3
+    assert msgspec.json.decode(msgspec.json.encode(found)) == found
+
+
+def test_what_is_not_known_of_it_has_a_reason():
+    facts = Facts(missing={"ecc": "NotSupported: Not Supported"})
+    state = State(monotonic_ns=0, missing={"utilisation_percent": "Unknown: Unknown Error"})
+    found = summary(Look(facts, state), [replaced(state, missing={})], Look(facts, state))
+    assert set(found["facts"].values()) == {None}
+    unknown = ("neighbours", "pcie_generation", "pcie_width", "utilisation_percent_before", "uncorrected_errors_after")
+    assert [found[name] for name in unknown] == [None] * 5
+    assert found["missing"] == facts.missing | state.missing
+
+
+def test_neighbours_are_counted_and_not_listed():
+    during = load({"compute_pids": (OURS, 90210)}, {"graphics_pids": (90211,)})
+    before = at_rest(state={"mps_pids": (90212,)})
+    assert summary(before, during, REST, frozenset({OURS}))["neighbours"] == 3
+    assert summary(REST, load(), REST, frozenset({OURS}))["neighbours"] == 0
+    assert "9021" not in str(summary(before, during, REST, frozenset({OURS})))
+
+
 # Advice
 
 

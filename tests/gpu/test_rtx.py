@@ -4,17 +4,20 @@ Its API is that of TensorRT 11 but for what says which GPU to build for. `nox -s
 """
 
 import json
+import re
 from types import ModuleType
 
 import pytest
 import surfaces
+from fakes.cuda import FakeCuda
 
-from bench import backends, catalog, environment
-from bench.artifacts import Cache, default_root
+from bench import backends, catalog, cuda, environment, worker
+from bench.artifacts import Cache, default_root, file_sha256
 from bench.backends import Setup
 from bench.backends.tensorrt import api, building, journal, plan, session
 from bench.cuda import Gpu
 from bench.errors import Failed, Unavailable, Unsupported
+from bench.jobs import Build, Folder, Measure, Problem
 from bench.prepare import Workshop
 from bench.schema import Case, Settings
 
@@ -156,7 +159,7 @@ def test_another_shape_than_the_models_is_unsupported(rtx, model, tmp_path, shap
 
 def test_precisions_that_the_model_does_not_hold_are_unsupported(rtx, model, tmp_path):
     for precision, tool in (("fp16", "autocast"), ("int8", "quantization")):
-        with pytest.raises(Unsupported, match=f"make one with: python -m modelopt.onnx.{tool}"):
+        with pytest.raises(Unsupported, match=f"as docs/gpu.md says: python -m modelopt.onnx.{tool}"):
             build(rtx, model(SMALL), tmp_path, setup(precision=precision))
 
 
@@ -200,6 +203,75 @@ def test_what_the_builder_cannot_do_is_a_reason(model, tmp_path):
     """TensorRT-RTX has no matrix products in fp32 for Turing, which a T4 is."""
     with pytest.raises(Failed, match=r"^TensorRT built no engine from model\.onnx; .*FP32 GEMM is not supported"):
         build(rtx_for("SM75"), model(SMALL), tmp_path, setup())
+
+
+# What a worker answers, which is what goes on record
+
+
+@pytest.fixture
+def ask(rtx, monkeypatch):
+    """Answers of a worker whose TensorRT is TensorRT-RTX; the GPU that its engines are for is there by name alone."""
+    api = FakeCuda(name=GPU.name, capability=(8, 6))
+    monkeypatch.setattr(type(backends.get("tensorrt")), "runtime", lambda *_: rtx)
+    monkeypatch.setattr(cuda, "load", lambda: cuda.Cuda(api))
+    return worker.answer_to
+
+
+def damaged_model(content, monkeypatch):
+    return content[: len(content) // 2]
+
+
+def bad_profile(content, monkeypatch):
+    monkeypatch.setattr(building.Build, "shapes", lambda *_: {"x": (-4, 3, 224, 224)})
+    return content
+
+
+def no_profile(content, monkeypatch):
+    monkeypatch.setattr(building.Build, "narrow", lambda *_: None)
+    return content
+
+
+@pytest.mark.parametrize(
+    ("mistake", "reason"),
+    [
+        (damaged_model, r"TensorRT cannot read model\.onnx; .*ParseFromCodedStream.*; export the model again, .*"),
+        (bad_profile, r"TensorRT rejects the profile for -4x3x224x224; .*"),
+        (no_profile, r"TensorRT built no engine from model\.onnx; .*no optimization profile has been defined.*"),
+    ],
+    ids=["parser error", "bad profile", "no profile"],
+)
+def test_a_worker_answers_that_a_build_failed_and_why(ask, model, monkeypatch, tmp_path, mistake, reason):
+    source = tmp_path / "model.onnx"
+    source.write_bytes(mistake(model(SMALL).read_bytes(), monkeypatch))
+    answer = ask(Build(setup(), str(source), str(tmp_path)))
+    assert isinstance(answer, Problem)
+    assert answer.status == "failed"
+    assert re.fullmatch(reason, answer.reason)
+
+
+@pytest.mark.parametrize(
+    ("damage", "status", "reason"),
+    [
+        ("none", "unavailable", rf"model\.plan: TensorRT finds no NVIDIA driver that it can use; .*{NO_DRIVER}.*"),
+        ("half", "stale", r"model\.plan: the file is cut off; .*"),
+        ("random", "stale", r"model\.plan: the file is no engine of TensorRT; .*"),
+        ("not ours", "stale", r"model\.plan .*the next run builds it again"),
+    ],
+)
+def test_a_worker_answers_what_is_wrong_with_a_plan(ask, model, tmp_path, damage, status, reason):
+    """Of one whose facts are right TensorRT itself finds out. A stale one is built again, once; then it is failed."""
+    answer = ask(Build(setup(), str(model(SMALL)), str(tmp_path)))
+    assert isinstance(answer, Folder)
+    file = tmp_path / answer.made.file
+    content = file.read_bytes()
+    spoilt = {"none": content, "half": content[: len(content) // 2]}.get(damage, bytes(range(256)) * 64)
+    file.write_bytes(spoilt)
+    if damage != "not ours":
+        facts = json.loads(file.with_suffix(".json").read_text())
+        file.with_suffix(".json").write_text(json.dumps({**facts, "plan_sha256": file_sha256(file)}))
+    answer = ask(Measure(setup(), Settings(), str(file), ""))
+    assert (type(answer), answer.status) == (Problem, status)
+    assert re.fullmatch(reason, answer.reason)
 
 
 def test_a_process_keeps_one_logger(rtx):

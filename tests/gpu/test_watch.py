@@ -45,6 +45,47 @@ def test_a_quiet_gpu_has_nothing_against_it_and_is_on_record():
     assert told["gpu"]["sm_clock"] == "constant"
     assert told["gpu"]["sm_clock_mhz_median"] == 1590
     assert told["gpu"]["memory_used_bytes_before"] == told["gpu"]["memory_used_bytes_max"] == 300 * 2**20
+    assert (told["gpu"]["neighbours"], told["gpu"]["utilisation_percent_before"]) == (0, 0)
+
+
+def test_the_settings_of_the_gpu_are_on_record_without_what_names_it():
+    told, _ = judged()
+    assert told["gpu"]["facts"] == {
+        "architecture": 6,
+        "vbios": "90.04.38.00.03",
+        "nvml": "12.535.183.01",
+        "max_sm_clock_mhz": 1590,
+        "max_memory_clock_mhz": 5001,
+        "application_sm_clock_mhz": 585,
+        "application_memory_clock_mhz": 5001,
+        "default_sm_clock_mhz": 585,
+        "customer_boost_mhz": 1590,
+        "supported_events": 0x1FF,
+        "enforced_power_limit_mw": 70000,
+        "power_limit_mw": 70000,
+        "default_power_limit_mw": 70000,
+        "least_power_limit_mw": 60000,
+        "most_power_limit_mw": 70000,
+        "slowdown_c": 93,
+        "ecc": 1,
+        "ecc_pending": 1,
+        "uncorrected_errors": 0,
+        "mig": None,
+        "mig_pending": None,
+        "persistence": 1,
+        "compute_mode": 0,
+        "virtualisation": 0,
+        "display_active": 0,
+        "max_pcie_generation": 3,
+        "max_pcie_width": 16,
+    }
+    assert told["gpu"]["missing"] == dict.fromkeys(("mig", "mig_pending"), "NotSupported: Not Supported")
+    assert "GPU-" not in str(told)
+
+
+def test_other_processes_are_counted():
+    told, _ = judged(nvmlDeviceGetComputeRunningProcesses=[fake.process(PID), fake.process(7), fake.process(8)])
+    assert told["gpu"]["neighbours"] == 2
 
 
 class Time:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
 
 from bench.backends.tensorrt.api import Logger, Severity, Trt
-from bench.errors import SMALLER_BATCH, BenchError, Failed, Stale, Unavailable, Unsupported
+from bench.errors import GPU_LOST, RESET_GPU, SMALLER_BATCH, BenchError, Failed, Stale, Unavailable, Unsupported
 
 KEPT = {"INTERNAL_ERROR", "ERROR", "WARNING"}
 ERRORS = KEPT - {"WARNING"}
@@ -110,6 +110,7 @@ KNOWN = (
         "see: nvidia-smi",
     ),
     Known(r"\bcudaError 35\b", Unavailable, "TensorRT finds no NVIDIA driver that it can use", "see: nvidia-smi"),
+    Known(r"\bcudaError (?:46|63|214|999)\b", Failed, GPU_LOST, RESET_GPU),
     Known(
         r"[Oo]ut [Oo]f [Mm]emory|OutOfMemory",
         Failed,

@@ -52,6 +52,7 @@ WORDS = {
 NARROWEST_FIRST = ("int8", "fp16", "bf16", "fp32")
 MOVING = {"Reformat", "NoOp", "Constant", "Shuffle", "Signal", "Wait"}
 OPAQUE = ("ForeignNode", "Myelin")
+NOT_CAPTURED = "No CUDA graph, though it is this trtexec's default: the engine can't be captured as one.\n"
 
 #: what a method of TensorRT takes
 Given = TypeVarTuple("Given")
@@ -185,9 +186,13 @@ class TensorRtSession(Session):
 
     def _capture(self) -> None:
         self._cuda.synchronise(self._stream)
-        graph = self._graph = self._cuda.capture(self._stream, self._enqueue, self._stack)
-        self._launch = self._enqueue if graph is None else partial(self._cuda.launch, graph, self._stream)
+        self._graph = self._cuda.capture(self._stream, self._enqueue, self._stack)
+        self._launch = self._replay(self._graph)
         self._launch()
+
+    def _replay(self, graph: Handle | None) -> Callable[[], None]:
+        """What launches the graph; without one, what enqueues layer by layer."""
+        return self._enqueue if graph is None else partial(self._cuda.launch, graph, self._stream)
 
     # Measurement
 
@@ -227,22 +232,27 @@ class TensorRtSession(Session):
     def _by_trtexec(self, release: Version) -> dict[str, Any]:
         """trtexec's figures of this engine, from queries run as it runs them; its own warnings are among them."""
         usual = defaults(release)
-        figures = summary(select(queries(self.trace(usual)), usual.warmup_ms), release)
+        spans, replayed = self.trace(usual)
+        figures = summary(select(queries(spans), usual.warmup_ms), release)
         return {
             "version": f"{release.major}.{release.minor}",
+            "defaults": msgspec.to_builtins(usual),
+            "cuda_graph": replayed,
             "summary": msgspec.to_builtins(figures),
-            "log": text(figures),
+            "log": text(figures) + (NOT_CAPTURED if usual.cuda_graph and not replayed else ""),
         }
 
-    def trace(self, defaults: Defaults) -> Spans:
-        """What trtexec would record of this engine; `bench.trtexec` makes its figures of it. Inputs are fed before.
+    def trace(self, defaults: Defaults) -> tuple[Spans, bool]:
+        """What trtexec would record of this engine, of which `bench.trtexec` makes its figures, and whether it is of a
+        CUDA graph. Inputs are fed before.
 
-        Whether CUDA graphs are used is the session's option, and not that of `defaults`.
+        The graph is one of its own, where `defaults` have one and it can be captured, whatever the session's option.
         """
-        self.run()  # the first inferences set up the context, and a graph
-        self.run()
-        work = Work(self._to_gpu, lambda: self._launch(), self._from_gpu, self._stream)
-        return trace(self._cuda, work, defaults, self.clock)
+        self.run()  # the first inference sets up the context, which can't be captured
+        with ExitStack() as owner:
+            graph = self._cuda.capture(self._stream, self._enqueue, owner) if defaults.cuda_graph else None
+            work = Work(self._to_gpu, self._replay(graph), self._from_gpu, self._stream)
+            return trace(self._cuda, work, defaults, self.clock), graph is not None
 
     def effective(self) -> dict[str, Any]:
         """Types from the engine's own list of layers; typing and TF32 as the builder's configuration had them."""
