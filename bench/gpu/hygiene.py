@@ -25,7 +25,8 @@ SLOWED = {
     0x200: "BoardLimit",
     0x400: "Reliability",
 }
-VIRTUAL = {1: "passed through to a virtual machine", 2: "a vGPU", 3: "a host of vGPUs", 4: "a host of vSGAs"}
+PASSED_THROUGH = 1
+VIRTUAL = {2: "a vGPU", 3: "a host of vGPUs", 4: "a host of vSGAs"}
 TURING: Capability = (7, 5)
 PIDS = ("compute_pids", "graphics_pids", "mps_pids")
 
@@ -165,7 +166,10 @@ def _modes(watch: Watch) -> Iterator[Finding]:
         yield "misconfigured", "MIG is enabled: a slice of a GPU is not the GPU"
     if facts.persistence == 0:
         yield "misconfigured", "persistence mode is off, so the driver forgets its state between processes"
-    if facts.virtualisation:
+    # As clouds let GPUs: nothing a user could set otherwise, so that it must not hide what is.
+    if facts.virtualisation == PASSED_THROUGH:
+        yield "passed_through", "the whole GPU is passed through to a virtual machine"
+    elif facts.virtualisation:
         yield "misconfigured", f"the GPU is {VIRTUAL.get(facts.virtualisation, 'virtual')}"
     if facts.display_active:
         yield "misconfigured", "a display is active on the GPU"

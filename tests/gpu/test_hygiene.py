@@ -168,7 +168,7 @@ def test_only_the_timed_window_is_judged():
             "misconfigured",
             "persistence mode is off, so the driver forgets its state between processes",
         ),
-        ({"virtualisation": 1}, "misconfigured", "the GPU is passed through to a virtual machine"),
+        ({"virtualisation": 1}, "passed_through", "the whole GPU is passed through to a virtual machine"),
         ({"virtualisation": 2}, "misconfigured", "the GPU is a vGPU"),
         ({"virtualisation": 9}, "misconfigured", "the GPU is virtual"),
         ({"display_active": 1}, "misconfigured", "a display is active on the GPU"),
