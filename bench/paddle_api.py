@@ -37,6 +37,7 @@ class Configuration(Protocol):
         precision_mode: Member,
         use_static: bool,
         use_calib_mode: bool,
+        use_cuda_graph: bool,
     ) -> None: ...
     def set_optim_cache_dir(self, folder: str, /) -> None: ...
     def collect_shape_range_info(self, file: str, /) -> None: ...
@@ -191,6 +192,12 @@ class Profiling(Protocol):
     def Profiler(self, *, targets: Sequence[Member], on_trace_ready: Callable[[Any], object]) -> Watch: ...
 
 
+class Registry(Protocol):
+    """The module `paddle.base.core`, of the kernels that this Paddle has."""
+
+    def _get_all_register_op_kernels(self) -> Mapping[str, Sequence[str]]: ...
+
+
 class PrecisionModes(Protocol):
     FP16: Member
     FP32: Member
@@ -212,6 +219,7 @@ class Export(Protocol):
         save_model_dir: str,
         precision_mode: Member,
         workspace_size: int,
+        use_cuda_graph: bool = ...,
     ) -> object: ...
     def convert(self, model: str, config: object, /) -> object: ...
 

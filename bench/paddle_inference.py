@@ -3,7 +3,7 @@
 import math
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,6 +18,7 @@ from bench.paddle_api import (
     Paddle,
     Predictor,
     Profiling,
+    Registry,
     TensorDescription,
     VariableTypes,
 )
@@ -26,6 +27,8 @@ from bench.schema import Input
 #: workers are shown the GPU that is meant and no other
 GPU = 0
 PLACE = f"gpu:{GPU}"
+#: operators that make up the time of a network: convolutions and matrix products, by their names in both formats
+COMPUTING = re.compile(r"conv|matmul|attention|gemm|(?:^|_)fc(?:_|$)|^mul$")
 MEMORY_POOL_MB = 100  # at first; it grows
 
 
@@ -203,6 +206,28 @@ def broken_off(error: Exception, file: Path) -> BenchError:
 def versions_of(paddle: Paddle) -> dict[str, str]:
     """The CUDA and cuDNN that this Paddle was built with."""
     return {"built_with_cuda": str(paddle.version.cuda()), "built_with_cudnn": str(paddle.version.cudnn())}
+
+
+def computes(operator: str) -> bool:
+    return bool(COMPUTING.search(operator))
+
+
+def kernels_on_gpu(operators: Iterable[str]) -> dict[str, bool]:
+    """Whether this Paddle has kernels of operators for fp32 on a GPU. Where it has none, and only there, it takes those
+    of the CPU and says nothing: `NeedFallBackCpu` in fluid/pir/transforms/pd_op_to_kernel_pass.cc, and
+    `SelectKernelOrThrowError` in phi/core/kernel_factory.cc of PaddlePaddle/Paddle.
+
+    Operators whose kernels are not listed are left out.
+    """
+    from paddle import base
+
+    registry: Registry = base.core
+    listed = registry._get_all_register_op_kernels()
+    return {
+        operator: any("data_type[float]" in kernel and "Place(gpu" in kernel for kernel in listed[operator])
+        for operator in operators
+        if operator in listed
+    }
 
 
 def executed(run: Callable[[], object]) -> list[str]:

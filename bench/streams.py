@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from bench.cuda import Cuda, Handle
 from bench.errors import Failed, Unsupported
 from bench.schema import Validity
+from bench.synchrony import ungrown
 from bench.timing import Clock
 
 if TYPE_CHECKING:
@@ -20,11 +21,6 @@ if TYPE_CHECKING:
 
 #: a copy takes nothing of no size, and TensorRT wants tensors at multiples of what cudaMalloc gives anyway
 LEAST_BYTES = 256
-# Of the check that waiting waits: bursts of one and of four inferences, the quickest of three. A sound runtime needs
-# four times as long for the larger, and the host never sees a burst end before the GPU does.
-BURST = 4
-TRIES = 3
-LEAST_GROWTH = 2.0
 # Of the check that work waits for what its stream was given before it: copies keep the stream busy, first so many, then
 # more, until it still is when the work has been enqueued.
 HOLD_BYTES = 8 << 20
@@ -110,17 +106,20 @@ class Events:
 
     def unsynchronised(self, clock: Clock) -> Iterator[Validity]:
         """Whether waiting waits: then the GPU has finished, the host has waited as long, and more work takes longer."""
-        ones, several = [[self.burst(count, clock) for _ in range(TRIES)] for count in (1, BURST)]
-        bursts = ones + several
+        bursts: list[Burst] = []
+
+        def burst_ms(inferences: int) -> float:
+            bursts.append(self.burst(inferences, clock))
+            return bursts[-1].device_ms
+
+        doubts = list(ungrown(burst_ms))
         if not all(burst.finished for burst in bursts):
             yield Validity("unsynchronised", "the GPU still computed after cudaStreamSynchronize had returned")
             return
         if short := [burst for burst in bursts if burst.host_ms < burst.device_ms - SLACK_MS]:
             evidence = f"the host waited {short[0].host_ms:.3f} ms for {short[0].device_ms:.3f} ms of the GPU's work"
             yield Validity("unsynchronised", evidence)
-        one, four = (min(burst.device_ms for burst in group) for group in (ones, several))
-        if four < LEAST_GROWTH * one:
-            yield Validity("unsynchronised", f"{BURST} inferences took {four:.3f} ms where one took {one:.3f} ms")
+        yield from doubts
 
 
 class Inference(NamedTuple):

@@ -1,9 +1,11 @@
 """Paddle Inference. On a CPU it is slow unless oneDNN is asked for, so it is, and proved to be on."""
 
+import contextlib
 import ctypes
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +17,18 @@ from bench.paddle_api import Configuration, Paddle
 from bench.paddle_gpu import GpuPredictor, Lane, take_gpu
 from bench.paddle_inference import (
     PLACE,
+    computes,
     config_of,
+    executed,
     fed,
     inference_api,
+    kernels_on_gpu,
     predictor_of,
     require_gpu,
     said,
     versions_of,
 )
-from bench.schema import Input, Interval
+from bench.schema import Input, Interval, Validity
 
 if TYPE_CHECKING:
     from bench.backends import Arrays
@@ -131,9 +136,36 @@ def _onednn() -> ctypes.CDLL | None:
 class GpuSession(GpuPredictor, Session):
     """On a GPU, without TensorRT."""
 
+    @cached_property
+    def _computing(self) -> dict[str, int]:
+        """How often an inference executes each operator that computes; empty where Paddle's profiler sees none."""
+        counted: Counter[str] = Counter()
+        with contextlib.suppress(Exception):  # a fact less, and no reason to fail
+            counted.update(filter(computes, executed(self.run)))
+        return dict(counted)
+
     def effective(self) -> dict[str, Any]:
         """Paddle can't say in which precision its kernels compute."""
-        return {"place": PLACE, "own_stream": self._lane.stream is not None, **versions_of(self._paddle)}
+        return {
+            "place": PLACE,
+            "own_stream": self._lane.stream is not None,
+            "compute_operators": self._computing,
+            **versions_of(self._paddle),
+        }
+
+    def validity(self) -> tuple[Validity, ...]:
+        return (*self._doubts(), *super().validity())
+
+    def _doubts(self) -> Iterator[Validity]:
+        """Whether what computes has kernels for the GPU, without which Paddle takes the CPU's."""
+        on_gpu: dict[str, bool] = {}
+        with contextlib.suppress(ImportError, AttributeError):  # it is none of Paddle's public names
+            on_gpu = kernels_on_gpu(self._computing)
+        if not self._computing or self._computing.keys() - on_gpu.keys():
+            yield Validity("unwatched", "Paddle doesn't tell whether all that computes is on the GPU")
+        if missing := sorted(operator for operator, there in on_gpu.items() if not there):
+            named = ", ".join(f"{self._computing[operator]} {operator}" for operator in missing)
+            yield Validity("misconfigured", f"computed on the CPU, for want of kernels for a GPU: {named}")
 
 
 class Backend(BaseBackend):

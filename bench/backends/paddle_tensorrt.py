@@ -12,21 +12,23 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from bench.backends import BaseBackend, Session, Setup, on_this_gpu, whole
 from bench.catalog import HardwareProfile
-from bench.errors import EXPORT_AGAIN, BenchError, Failed, Stale, Unavailable, Unsupported
+from bench.errors import EXPORT_AGAIN, BenchError, Failed, Stale, Unavailable, Unsupported, last_line
 from bench.gpu import causes
 from bench.overhear import standard_error
 from bench.paddle_api import Configuration, Export, Paddle, Predictor
 from bench.paddle_gpu import GpuPredictor, Lane, take_gpu
 from bench.paddle_inference import (
     PLACE,
+    broken_off,
+    computes,
     config_of,
     executed,
     inference_api,
@@ -38,6 +40,11 @@ from bench.paddle_inference import (
 )
 from bench.schema import Frozen, Interval, Validity
 
+if TYPE_CHECKING:
+    from bench.backends import Arrays
+
+#: networks are made without strong typing, so that TensorRT chooses types by itself where it may
+TYPING = "weak"
 #: how many engines are made of a case, as the kernels that TensorRT picks differ from build to build
 BUILDS = 3
 #: options that an engine doesn't depend on
@@ -52,22 +59,24 @@ ENGINE_OPERATOR = "tensorrt_engine"
 SUBGRAPH = r"detect a sub-graph with (\d+) nodes"
 BUILT = "Prepare TRT engine"
 #: what it says of fp16, and where the GPU has none
-HALF, NO_HALF = r"[Rr]un Paddle-TRT FP16 mode", r"FP16.{,60}(?:use FP32 instead|run Paddle-TRT FP32 mode)"
+HALF, NO_HALF = r"[Rr]un Paddle-TRT FP16 mode", r"FP16.{,60}(?:use FP32 instead|run Paddle-TRT FP32 mode|in FP32 mode)"
+#: of CUDA graphs: that one will be captured, which takes the whole network, and, in the first inference, that none was
+WHOLE, NO_GRAPH = "The entire graph is offloaded to TensorRT", "flag has been ignored"
 #: operators of a program that compute nothing
 IDLE = {"data", "feed", "fetch", "full", "full_int_array", "p", "shadow_output"}
-#: those that make up the time of a network: convolutions and matrix products, by their names in both formats
-COMPUTING = re.compile(r"conv|matmul|attention|gemm|(?:^|_)fc(?:_|$)|^mul$")
 
 
 class Built(Frozen, frozen=True):
     """What the build of an engine showed: the nodes of each part that TensorRT took, and whether it took fp16.
 
     `operators` are those of the program before, `left` those that stayed with Paddle, by type; neither is known of a
-    `.pdmodel`, and `nodes` and `half` not of a `.json`, which names its engines by `folder`, where they were made.
+    `.pdmodel`, and `nodes` not of a `.json`, which names its engines by `folder`, where they were made. With `graph` a
+    CUDA graph is to be captured.
     """
 
     nodes: tuple[int, ...] = ()
     half: bool | None = None
+    graph: bool = False
     operators: dict[str, int] = {}
     left: dict[str, int] = {}
     folder: str = ""
@@ -79,7 +88,39 @@ class TensorRtSession(GpuPredictor, Session):
     def __init__(self, predictor: Predictor, engine: Path, lane: Lane, built: Built) -> None:
         super().__init__(predictor, engine, lane)
         self._built = built
+        self._replays = built.graph
         self._versions = _versions()
+
+    def feed(self, inputs: "Arrays") -> None:
+        """Where a CUDA graph is captured, the first call has that done, since a graph keeps to the addresses that the
+        inputs had then; later ones copy there."""
+        if not self._replays:
+            super().feed(inputs)
+            return
+        if [array.shape for array in self._arrays] == [array.shape for array in inputs]:
+            self._arrays = inputs
+            try:
+                self._copy_from_pageable()
+                self._lane.wait_for_all()
+            except Exception as error:  # it raises what its C++ side throws
+                raise broken_off(error, self._engine) from error
+            return
+        super().feed(inputs)
+        with standard_error() as log:
+            self.run()
+        self._replays = NO_GRAPH not in log.text
+
+    def semantics(self) -> dict[str, str]:
+        """A graph that is replayed is another experiment than enqueuing layer by layer."""
+        meanings = super().semantics()
+        if not self._replays:
+            return meanings
+        replay = "one replay of a CUDA graph of the whole batch's inference"
+        return {
+            "compute": f"{replay}, inputs and outputs on the GPU",
+            "end_to_end": meanings["end_to_end"].replace("one inference of the whole batch", replay),
+            "device": f"{replay}, between two events on its stream, without copies",
+        }
 
     def effective(self) -> dict[str, Any]:
         """The share of the graph by its nodes where the log counts them, else by what computes in the program."""
@@ -90,6 +131,8 @@ class TensorRtSession(GpuPredictor, Session):
             "operators_left": left,
             "tensorrt_share": _share(self._built, left),
             "own_stream": self._lane.stream is not None,
+            "typing": TYPING,
+            "cuda_graph": self._replays,
             **versions_of(self._paddle),
             **self._versions,
         }
@@ -116,9 +159,11 @@ class TensorRtSession(GpuPredictor, Session):
         compiled, running = self._versions["tensorrt_compiled"], self._versions["tensorrt"]
         if compiled != running:
             yield Validity("misconfigured", f"TensorRT {running} found, Paddle was built with {compiled}")
+        if self._built.half is None:
+            yield Validity("unwatched", "Paddle doesn't tell whether TensorRT took fp16")
         if self._left is None:
             yield Validity("unwatched", "Paddle doesn't tell which operators it computes outside of TensorRT")
-        elif outside := {name: count for name, count in sorted(self._left.items()) if _computes(name)}:
+        elif outside := {name: count for name, count in sorted(self._left.items()) if computes(name)}:
             named = ", ".join(f"{count} {name}" for name, count in outside.items())
             yield Validity("misconfigured", f"computed outside of TensorRT: {named}")
 
@@ -134,11 +179,7 @@ def _share(built: Built, left: Mapping[str, int] | None) -> float | None:
 
 
 def _computing(operators: Mapping[str, int]) -> int:
-    return sum(count for name, count in operators.items() if _computes(name))
-
-
-def _computes(operator: str) -> bool:
-    return bool(COMPUTING.search(operator))
+    return sum(count for name, count in operators.items() if computes(name))
 
 
 def _versions() -> dict[str, str]:
@@ -153,23 +194,49 @@ def _dotted(version: tuple[int, ...]) -> str:
 
 
 def operators(program: Path) -> dict[str, int]:
-    """How often each type of operator stands in a program of Paddle 3, whose file is JSON.
-
-    Its operators are {"#": "1.conv2d", …}, parameters {"#": "p", …}. Raises Failed for a file that is none.
-    """
-    try:
-        regions = msgspec.json.decode(program.read_bytes())["program"]["regions"]
-        kinds = [each["#"] for region in regions for block in region["blocks"] for each in block["ops"]]
-    except (OSError, msgspec.DecodeError, KeyError, TypeError) as error:
-        raise Failed(f"{program.name} is no program of Paddle 3", said(error, program), EXPORT_AGAIN) from error
-    counted = Counter(kind.rpartition(".")[2] for kind in kinds)
+    """How often each type of operator stands in a program of Paddle 3. Raises Failed for a file that is none."""
+    counted = Counter(map(_kind, _described(program)))
     return {kind: count for kind, count in sorted(counted.items()) if kind not in IDLE}
 
 
 def understood(log: str) -> Built:
     """What Paddle's log says of a predictor that it made."""
-    nodes = tuple(map(int, re.findall(SUBGRAPH, log)))
-    return Built(nodes=nodes, half=bool(re.search(HALF, log)) and not re.search(NO_HALF, log))
+    return Built(nodes=tuple(map(int, re.findall(SUBGRAPH, log))), half=_took_half(log), graph=WHOLE in log)
+
+
+def _took_half(log: str) -> bool:
+    return bool(re.search(HALF, log)) and not re.search(NO_HALF, log)
+
+
+def captures(program: Path) -> bool:
+    """Whether the engines of a converted program are to capture CUDA graphs, which Paddle writes into each.
+
+    An attribute is {"N": "use_cuda_graph", "AT": {"#": "0.a_bool", "D": true}}. Raises Failed for a file that is none.
+    """
+    engines = [each for each in _described(program) if _kind(each) == ENGINE_OPERATOR]
+    flags = [
+        [attribute["AT"].get("D") for attribute in each.get("A", []) if attribute.get("N") == "use_cuda_graph"]
+        for each in engines
+    ]
+    return bool(flags) and all(flag == [True] for flag in flags)
+
+
+def _described(program: Path) -> list[dict[str, Any]]:
+    """The operators of a program of Paddle 3, whose file is JSON. Raises Failed for a file that is none.
+
+    They are {"#": "1.conv2d", …}, parameters {"#": "p", …}.
+    """
+    try:
+        regions = msgspec.json.decode(program.read_bytes())["program"]["regions"]
+        found = [each for region in regions for block in region["blocks"] for each in block["ops"]]
+        list(map(_kind, found))
+    except (OSError, msgspec.DecodeError, KeyError, TypeError) as error:
+        raise Failed(f"{program.name} is no program of Paddle 3", said(error, program), EXPORT_AGAIN) from error
+    return found
+
+
+def _kind(operator: Mapping[str, Any]) -> str:
+    return str(operator["#"]).rpartition(".")[2]
 
 
 class Backend(BaseBackend):
@@ -189,6 +256,7 @@ class Backend(BaseBackend):
         "memory_optim": ("on", "off"),
         "tf32": ("off", "on"),
         "copies": ("pageable", "pinned"),
+        "cuda_graph": ("off", "on"),
         "build": "0",
     }
 
@@ -206,7 +274,8 @@ class Backend(BaseBackend):
         require_gpu(paddle)
         _require_tensorrt(paddle)
         take_gpu(paddle)
-        return f"{paddle.__version__} with TensorRT {_dotted(inference_api().get_trt_runtime_version())}"
+        version = _dotted(inference_api().get_trt_runtime_version())
+        return f"{paddle.__version__} for CUDA {paddle.version.cuda()} with TensorRT {version}"
 
     def variant(self, setup: Setup) -> dict[str, str]:
         """Paddle's own cache looks at neither weights nor GPU nor versions, so every engine has a folder to itself."""
@@ -234,8 +303,10 @@ class Backend(BaseBackend):
             predictor, lane = _of_converted(engine, setup, built)
         else:
             predictor, lane, log = _of_prepared(engine, setup)
-            # Modes are logged only where an engine is made.
-            built = msgspec.structs.replace(understood(log), half=built.half)
+            now = understood(log)
+            # Modes are logged only where an engine is made, and that a graph is whole whether one is wanted or not.
+            graph = now.graph and setup.options["cuda_graph"] == "on"
+            built = msgspec.structs.replace(now, half=built.half, graph=graph)
         return TensorRtSession(predictor, engine, lane, built)
 
 
@@ -294,6 +365,7 @@ def _with_engines(config: Configuration, engine: Path, setup: Setup) -> tuple[Pr
         precision_mode=inference.PrecisionType.Half if half else inference.PrecisionType.Float32,
         use_static=True,
         use_calib_mode=False,
+        use_cuda_graph=setup.options["cuda_graph"] == "on",
     )
     config.set_optim_cache_dir(str(engine.parent / ENGINES))
     shapes = engine.parent / "shapes.pbtxt"
@@ -362,17 +434,10 @@ def _converted(source: Path, folder: Path, setup: Setup) -> Path:
     converter: Export = export
     os.environ["HOME"] = str(folder)  # the converter keeps engines there
     np.random.seed(0)  # which it draws its inputs from
-    shape = (setup.case.batch_size, *setup.input_shape)
-    modes = converter.PrecisionMode
-    config = converter.TensorRTConfig(
-        inputs=[converter.Input(min_input_shape=shape, optim_input_shape=shape, max_input_shape=shape)],
-        min_subgraph_size=_least_nodes(setup),
-        save_model_dir=str(folder / "inference"),
-        precision_mode=modes.FP16 if setup.case.precision == "fp16" else modes.FP32,
-        workspace_size=WORKSPACE_BYTES,
-    )
+    config = _conversion(converter, folder, setup)
     try:
-        converter.convert(str(source.with_suffix("")), config)
+        with standard_error() as log:
+            converter.convert(str(source.with_suffix("")), config)
     except Exception as error:  # it raises what its C++ side, or TensorRT, throws
         otherwise = Failed(f"Paddle cannot convert {source.name} for TensorRT", said(error, source))
         raise causes.explained(str(error), otherwise) from error
@@ -382,9 +447,41 @@ def _converted(source: Path, folder: Path, setup: Setup) -> Path:
         raise _took_nothing(setup)
     if _quoted(folder) not in engine.read_text(encoding="utf-8"):
         raise Failed("Paddle keeps the engines of TensorRT elsewhere than beside the program", "", "report this Paddle")
-    built = Built(operators=operators(source), left=left, folder=str(folder))
+    half = _took_half(log.text)
+    told = half or setup.case.precision != "fp16" or re.search(NO_HALF, log.text)
+    built = Built(
+        half=half if told else None,
+        graph=captures(engine),
+        operators=operators(source),
+        left=left,
+        folder=str(folder),
+    )
     (folder / FACTS).write_bytes(msgspec.json.encode(built))
     return engine
+
+
+def _conversion(converter: Export, folder: Path, setup: Setup) -> object:
+    """The converter's configuration. Raises Unsupported where it knows no CUDA graphs, and one is asked for."""
+    shape = (setup.case.batch_size, *setup.input_shape)
+    modes = converter.PrecisionMode
+    config_for = partial(
+        converter.TensorRTConfig,
+        inputs=[converter.Input(min_input_shape=shape, optim_input_shape=shape, max_input_shape=shape)],
+        min_subgraph_size=_least_nodes(setup),
+        save_model_dir=str(folder / "inference"),
+        precision_mode=modes.FP16 if setup.case.precision == "fp16" else modes.FP32,
+        workspace_size=WORKSPACE_BYTES,
+    )
+    if setup.options["cuda_graph"] == "off":
+        return config_for()
+    try:
+        return config_for(use_cuda_graph=True)
+    except TypeError as error:  # earlier ones don't know it
+        raise Unsupported(
+            "this Paddle converts programs without CUDA graphs",
+            last_line(error),
+            "leave out paddle_tensorrt.cuda_graph=on, or install a newer one",
+        ) from error
 
 
 def _of_converted(engine: Path, setup: Setup, built: Built) -> tuple[Predictor, Lane]:

@@ -48,6 +48,10 @@ class Behaviour:
     """`engines` are the nodes of each part that TensorRT finds in the model, `left` what it can't compute; `faults` are
     texts that the n-th inference is broken off with.
 
+    `span_ns` gives the time of an inference for each build of engines in turn: near-equal tactics are decided by noise.
+    `kernels` are the places that operators have some for. A Paddle may know no CUDA `graphs`, and TensorRT none that it
+    `captures`.
+
     A build `takes` a stream or has no such method, and `obeys` it or computes on its own; inferences may be over when
     `run` returns, and where time does not grow, those that are enqueued behind another take none.
     """
@@ -61,6 +65,11 @@ class Behaviour:
     engines: tuple = (60, 40)
     left: dict = field(default_factory=lambda: {"softmax": 1, "pool2d": 1})
     half: bool = True
+    captures: bool = True
+    graphs: bool = True
+    span_ns: tuple = (COMPUTE_NS,)
+    builds: int = 0
+    kernels: dict = field(default_factory=lambda: {"conv2d": ("cpu", "gpu:0"), "softmax": ("cpu", "gpu:0")})
     profiles: bool = True
     waits: bool = True
     takes: bool = True
@@ -198,6 +207,9 @@ class Predictor:
         behaviour = self.behaviour = config.behaviour
         self.config = config
         self.input, self.output = Handle(self), Handle(self)
+        self.captured = None
+        self.took_ns = COMPUTE_NS
+        self.replays = self.wanted = False
         if config.on_gpu and not behaviour.gpus:
             raise ValueError(NO_GPU)
         if behaviour.opening:
@@ -207,23 +219,35 @@ class Predictor:
         if config.on_gpu and config.model.suffix == ".json":
             for engine in re.findall(r'"([^"]+\.trt)"', config.model.read_text()):
                 assert Path(engine).is_file(), "Paddle looks elsewhere, too, but nobody knows where"
+                self.took_ns = span_of(Path(engine))
+            self.wanted = '"D": true' in config.model.read_text()
+            self.replays = self.wanted and behaviour.captures
         stream = config._stream if behaviour.takes and behaviour.cuda else None
         self.stream = stream.cuda_stream if stream and behaviour.obeys else int(behaviour.own)
         behaviour.predictors.append(self)
 
     def _make_engines(self, config):
         least = config.tensorrt["min_subgraph_size"]
+        self.behaviour.builds += not list(config.cache.iterdir())
         for number, nodes in enumerate(nodes for nodes in self.behaviour.engines if nodes >= least):
             log(f"I1122 06:28:28.1 23507 tensorrt_subgraph_pass.cc:210] ---  detect a sub-graph with {nodes} nodes")
             file = config.cache / f"trt_serialized_{number}"
             if file.is_file():
+                self.took_ns = span_of(file)
                 log(f"I1122 06:28:28.2 23507 tensorrt_subgraph_pass.cc:500] Load TRT Optimized Info from {file}")
                 continue
             log("I1122 06:28:28.3 23507 x.cc:600] Prepare TRT engine (Optimize model structure, Select OP kernel etc).")
             if config.tensorrt["precision_mode"] == "Half":
                 words = "Run Paddle-TRT FP16 mode" if self.behaviour.half else NO_HALF
                 log(f"I1122 06:28:28.4 23507 engine.cc:302] {words}")
-            file.write_bytes(b"an engine")
+            file.write_bytes(engine(self.behaviour))
+            self.took_ns = span_of(file)
+        if not self.behaviour.left:
+            log("I1122 06:28:28.5 23507 tensorrt_subgraph_pass.cc:300] The entire graph is offloaded to TensorRT.")
+        elif config.tensorrt["use_cuda_graph"]:
+            log(f"W1122 06:28:28.6 23507 tensorrt_subgraph_pass.cc:303] {NOT_WHOLE}")
+        self.replays = config.tensorrt["use_cuda_graph"] and not self.behaviour.left and self.behaviour.captures
+        self.wanted = config.tensorrt["use_cuda_graph"] and not self.behaviour.left
 
     def get_input_names(self):
         return ["x"]
@@ -255,11 +279,20 @@ class Predictor:
         """Inputs are read when the stream comes to the inference, outputs are there when it is over."""
         idle = behaviour.gpu._streams[self.stream].free_at_ns <= behaviour.gpu.now_ns
         read = []
-        behaviour.gpu.give(self.stream, 0, lambda: read.append(self.input.array.copy()))
-        took_ns = COMPUTE_NS if idle or behaviour.grows else 0
+        source = self._source()
+        behaviour.gpu.give(self.stream, 0, lambda: read.append(source.copy()))
+        took_ns = self.took_ns if idle or behaviour.grows else 0
         behaviour.gpu.give(self.stream, took_ns, lambda: setattr(self.output, "array", computed(read[0])))
         if behaviour.over_at_once:
             behaviour.synchronise([self.stream])
+
+    def _source(self):
+        """The input's memory; of a graph that is replayed that which it was captured with."""
+        if self.captured is None and self.wanted and not self.replays:
+            log(f"W1122 06:28:29.1 23507 engine.cc:150] {NOT_CAPTURED}")
+        if self.captured is None or not self.replays:
+            self.captured = self.input.array
+        return self.captured
 
     def executed(self):
         """The operators of an inference, as the profiler tells them."""
@@ -268,7 +301,21 @@ class Predictor:
         return ["conv2d", "softmax"]
 
 
+NOT_WHOLE = "You have enabled CudaGraph, but not the entire graph offload to trt, now return to normal mode."
+NOT_CAPTURED = (
+    "The built TensorRT engine contains operations that are not permitted under CUDA graph capture mode. The specified "
+    "UseCudaGraph flag has been ignored. The inference will be launched without using CUDA graph launch."
+)
+NO_HALF_IN_3 = "Hardware does not support FP16. Continuing in FP32 mode."
 NO_HALF = "You specify FP16 mode, but the hardware do not support FP16 speed up, use FP32 instead."
+
+
+def engine(behaviour):
+    return f"an engine of {behaviour.span_ns[(behaviour.builds - 1) % len(behaviour.span_ns)]} ns".encode()
+
+
+def span_of(file):
+    return int(file.read_bytes().split()[-2])
 
 
 def expanded(counts):
@@ -279,9 +326,14 @@ def log(line):
     os.write(2, f"{line}\n".encode())
 
 
-def program(counts, engines=()):
+def program(counts, engines=(), graph=False):
     """A program of Paddle 3, as far as its operators are concerned, and the files of its engines."""
-    operators = [{"#": "p", "A": []}, *({"#": f"1.{name}"} for name in expanded({"data": 1, **counts, "fetch": 1}))]
+    flag = {"N": "use_cuda_graph", "AT": {"#": "0.a_bool", "D": graph}}
+    operators = [
+        {"#": f"1.{name}", "A": [flag] if name == "tensorrt_engine" else []}
+        for name in expanded({"data": 1, **counts, "fetch": 1})
+    ]
+    operators.insert(0, {"#": "p", "A": []})
     files = [{"N": "engine_serialized_data", "AT": {"#": "0.a_str", "D": str(engine)}} for engine in engines]
     regions = [{"blocks": [{"ops": operators, "files": files}]}]
     return json.dumps({"base_code": {"magic": "pir"}, "program": {"regions": regions}})
@@ -299,6 +351,8 @@ def modules(behaviour):
     paddle, inference, profiler = made("paddle"), made("paddle.inference"), made("paddle.profiler")
     paddle.__version__ = behaviour.version
     paddle.inference, paddle.profiler = inference, profiler
+    paddle.base = made("paddle.base")
+    paddle.base.core = SimpleNamespace(_get_all_register_op_kernels=lambda: _registered(behaviour))
     paddle.is_compiled_with_cuda = lambda: behaviour.cuda
     paddle.version = SimpleNamespace(cuda=lambda: "11.8", cudnn=lambda: "8.6.0")
     paddle.CUDAPlace = lambda number: _place(behaviour, number)
@@ -319,15 +373,31 @@ def modules(behaviour):
     inference.get_trt_runtime_version = lambda: _running(behaviour)
     profiler.ProfilerTarget = SimpleNamespace(CPU="CPU")
     profiler.Profiler = lambda targets, on_trace_ready: Profiler(behaviour)
-    found = {"paddle": paddle, "paddle.inference": inference, "paddle.profiler": profiler}
+    found = {"paddle": paddle, "paddle.inference": inference, "paddle.profiler": profiler, "paddle.base": paddle.base}
     if behaviour.version[0] == "3" and behaviour.cuda:
         export = made("paddle.tensorrt.export")
         export.Input = lambda **shapes: SimpleNamespace(**shapes)
         export.PrecisionMode = SimpleNamespace(FP16="FP16", FP32="FP32")
-        export.TensorRTConfig = lambda **options: SimpleNamespace(**options)
+        export.TensorRTConfig = lambda **options: _configured(behaviour, **options)
         export.convert = lambda prefix, config: _convert(behaviour, prefix, config)
         found |= {"paddle.tensorrt": made("paddle.tensorrt"), "paddle.tensorrt.export": export}
     return found
+
+
+def _registered(behaviour):
+    return {
+        name: [
+            f"{{data_type[float]; data_layout[Undefined(AnyLayout)]; place[Place({place})]; library_type[PLAIN]}}"
+            for place in places
+        ]
+        for name, places in behaviour.kernels.items()
+    }
+
+
+def _configured(behaviour, **options):
+    if "use_cuda_graph" in options and not behaviour.graphs:
+        raise TypeError("TensorRTConfig.__init__() got an unexpected keyword argument 'use_cuda_graph'")
+    return SimpleNamespace(**{"use_cuda_graph": False} | options)
 
 
 def _place(behaviour, number):
@@ -390,8 +460,12 @@ def _convert(behaviour, prefix, config):
     folder = Path(os.environ["HOME"], ".pp_trt_cache")
     folder.mkdir()
     files = [folder / f"engine_{number}.trt" for number, _ in enumerate(engines)]
+    behaviour.builds += 1
     for file in files:
-        file.write_bytes(b"an engine")
-    left = program({"tensorrt_engine": len(engines), **behaviour.left}, files)
+        file.write_bytes(engine(behaviour))
+    if config.precision_mode == "FP16" and behaviour.half is not None:
+        log("Run Paddle-TRT FP16 mode" if behaviour.half else NO_HALF_IN_3)
+    graph = config.use_cuda_graph and not behaviour.left
+    left = program({"tensorrt_engine": len(engines), **behaviour.left}, files, graph)
     Path(f"{config.save_model_dir}.json").write_text(left)
     Path(f"{config.save_model_dir}.pdiparams").write_bytes(b"")

@@ -4,6 +4,8 @@ import os
 import re
 import sys
 from pathlib import Path
+from statistics import median
+from types import SimpleNamespace
 
 import pytest
 from fakes import ort as fake
@@ -14,12 +16,12 @@ from bench import backends, catalog, cuda, parity, worker
 from bench.artifacts import Cache, Made
 from bench.backends import Setup
 from bench.backends import onnxruntime as subject
-from bench.backends.onnxruntime import engines, gpu, opening
+from bench.backends.onnxruntime import engines, gpu, opening, streamed
 from bench.backends.onnxruntime.session import Opened, OrtGpuSession
 from bench.backends.onnxruntime.streamed import Lane, StreamSession
 from bench.errors import Failed, Stale, Unavailable, Unsupported, UsageError
 from bench.jobs import Build, Folder, Measure, Measured, Probe, Problem, Version
-from bench.schema import Case, Settings
+from bench.schema import Case, Settings, Validity
 
 T4 = catalog.profile("t4")
 SHAPE = (3, 8, 8)
@@ -44,6 +46,7 @@ def installed(monkeypatch, tmp_path):
         made = fake.Behaviour(**({"gpu": FakeCuda()} if bindings else {}) | behaviour)
         monkeypatch.setitem(sys.modules, "onnxruntime", fake.module(made))
         monkeypatch.setattr(cuda, "load", lambda: cuda.Cuda(made.gpu) if bindings else load(["no.such.module"]))
+        monkeypatch.setattr(backends.Session, "clock", staticmethod(made.clock))
         return made
 
     install.model = tmp_path / "m.onnx"
@@ -178,6 +181,17 @@ def test_what_computes_on_the_cpu_is_misconfigured(installed, tells, tmp_path, m
     ]
     assert not made.sessions[0].options.enable_profiling
     assert not list((tmp_path / "profile").glob("*")) if (tmp_path / "profile").exists() else True
+
+
+def test_no_graph_is_captured_for_the_profile(installed):
+    """Its inference takes NumPy's arrays, whose copies no graph can hold."""
+    made = installed(tells=False)
+    session = opened(installed, cuda_graph="on")
+    session.feed([images()])
+    assert session.effective()["cuda_graph"] is True
+    timed, profiled = made.sessions
+    assert profiled.options.enable_profiling
+    assert [each.get_provider_options()[fake.CUDA]["enable_cuda_graph"] for each in (timed, profiled)] == ["1", "0"]
 
 
 def test_what_tensorrt_leaves_to_cuda_is_told(installed):
@@ -320,10 +334,9 @@ def test_latencies_are_those_of_the_clock(installed, bindings, cuda_graph, compu
 
 
 def test_spans_are_those_between_events(installed):
-    made = installed()
+    installed()
     assert "device" in subject.Backend().intervals_on("gpu")
     session = opened(installed)
-    session.clock = made.clock
     session.feed([images()])
     assert session.measure(ALL).intervals["device"].samples_ns == (fake.COMPUTE_NS,) * 5
     assert session.validity() == ()
@@ -341,9 +354,8 @@ def test_inputs_have_arrived_before_anything_is_timed(installed, bindings):
 
 @pytest.mark.parametrize(("synchronous", "reasons"), [(True, []), (False, ["unsynchronised"])])
 def test_a_run_that_does_not_wait_is_found_out(installed, synchronous, reasons):
-    made = installed(bindings=False, synchronous=synchronous)
+    installed(bindings=False, synchronous=synchronous)
     session = opened(installed)
-    session.clock = made.clock
     session.feed([images()])
     found = session.validity()
     assert [each.reason for each in found] == reasons
@@ -374,9 +386,8 @@ def test_a_provider_that_says_it_has_another_stream_is_refused(installed):
 
 
 def test_work_on_another_stream_is_found_out(installed):
-    made = installed(ignores=True)
+    installed(ignores=True)
     session = opened(installed)
-    session.clock = made.clock
     session.feed([images()])
     (found,) = evidence(session)
     assert re.fullmatch(r"0\.98\d ms of work were left after a call of 0\.01\d ms", found)
@@ -385,9 +396,8 @@ def test_work_on_another_stream_is_found_out(installed):
 def test_work_on_another_stream_has_no_span_however_short_it_is(installed, monkeypatch):
     """So short that nothing would be left to wait for."""
     monkeypatch.setattr(fake, "COMPUTE_NS", fake.ENQUEUE_NS + 100)
-    made = installed(ignores=True)
+    installed(ignores=True)
     session = opened(installed)
-    session.clock = made.clock
     session.feed([images()])
     assert session.validity() == ()
     with pytest.raises(Failed, match=r"^ONNX Runtime computes on another stream than the one that it was given$"):
@@ -395,9 +405,8 @@ def test_work_on_another_stream_has_no_span_however_short_it_is(installed, monke
 
 
 def test_a_runtime_that_waits_whatever_it_is_told_has_no_span(installed):
-    made = installed(waits_inside=True)
+    installed(waits_inside=True)
     session = opened(installed)
-    session.clock = made.clock
     session.feed([images()])
     with pytest.raises(Unsupported, match=r"^ONNX Runtime waits for the GPU before a run returns; a span between ev"):
         session.measure(ALL)
@@ -405,9 +414,8 @@ def test_a_runtime_that_waits_whatever_it_is_told_has_no_span(installed):
 
 
 def test_waiting_that_does_not_wait_is_found_out(installed):
-    made = installed(gpu=FakeCuda(waits=False))
+    installed(gpu=FakeCuda(waits=False))
     session = opened(installed)
-    session.clock = made.clock
     session.feed([images()])
     assert len(evidence(session)) == 1
     with pytest.raises(Failed, match="CUDA's events tell no time of the inference"):
@@ -415,12 +423,85 @@ def test_waiting_that_does_not_wait_is_found_out(installed):
 
 
 def test_work_that_does_not_grow_is_found_out(installed):
-    made = installed(grows=False)
+    installed(grows=False)
     session = opened(installed)
-    session.clock = made.clock
     session.feed([images()])
     session.measure(ALL)
     assert evidence(session) == ["4 inferences took 1.000 ms where one took 1.000 ms"]
+
+
+@pytest.mark.parametrize(("bindings", "said"), [(True, "1.000 ms"), (False, r"1\.0\d\d ms")])
+def test_compute_must_grow_with_work(installed, bindings, said):
+    """Without `device`, too: by events, or without a stream of ours by the host's clock."""
+    made = installed(bindings=bindings)
+    session = opened(installed)
+    session.feed([images()])
+    session.measure(FEW)
+    assert session.validity() == ()
+    made.grows = False
+    (found,) = evidence(session)
+    assert re.fullmatch(f"4 inferences took {said} where one took {said}", found)
+    assert not made.gpu or "cudaEventElapsedTime" in made.gpu.calls
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "options"), [({}, {"cuda_graph": "on"}), ({"left_by_tensorrt": ("Relu",)}, {"provider": "tensorrt"})]
+)
+def test_growth_is_by_the_hosts_clock_where_onnxruntime_waits_inside(installed, monkeypatch, behaviour, options):
+    made = installed(**behaviour)
+    session = opened(installed, **options)
+    session.feed([images()])
+    assert session.validity() == ()
+    assert "cudaEventElapsedTime" not in made.gpu.calls
+    monkeypatch.setattr(streamed, "ungrown", lambda burst_ms: [Validity("unsynchronised", f"{burst_ms(4):.3f} ms")])
+    assert evidence(session) == ["4.001 ms"]
+
+
+# What TensorRT was allowed
+
+
+TYPES = {
+    ("fp32", ()): ("", None),
+    ("fp32", (8, 6, 1)): ("weak", None),
+    ("fp32", (10, 4, 0)): ("strong", "fp32"),
+    ("fp16", ()): ("weak", None),
+    ("fp16", (10, 16, 1)): ("weak", None),
+    ("fp16", (11, 0, 0)): ("strong", "fp32"),
+}
+
+
+@pytest.mark.parametrize(("precision", "version"), TYPES)
+def test_who_chose_types_is_on_record(installed, monkeypatch, precision, version):
+    installed()
+    monkeypatch.setattr(opening, "tensorrt_version", lambda: version)
+    session = opened(installed, provider="tensorrt", precision=precision)
+    session.feed([images()])
+    effective = session.effective()
+    assert (effective.get("typing", ""), effective.get("precision")) == TYPES[precision, version]
+    assert effective.get("tensorrt", "") == ".".join(map(str, version))
+    doubts = ["ONNX Runtime doesn't tell which layers TensorRT computes in fp16, if any"]
+    assert evidence(session, "unwatched") == (doubts if precision == "fp16" and version < (11,) else [])
+
+
+@pytest.mark.parametrize(("number", "version"), [(8601, (8, 6, 1)), (101601, (10, 16, 1)), (110400, (11, 4, 0))])
+def test_tensorrts_version_is_that_of_the_library_that_is_loaded(tmp_path, monkeypatch, number, version):
+    maps = tmp_path / "maps"
+    monkeypatch.setattr(opening, "MAPS", maps)
+    libraries = {"/opt/TensorRT 10/lib/libnvinfer.so.10.16.1": number}
+    load = lambda path: SimpleNamespace(getInferLibVersion=lambda: libraries[path])  # noqa: E731
+    monkeypatch.setattr(opening.ctypes, "CDLL", load)
+    assert opening.tensorrt_version() == ()
+    maps.write_text("7f0-7f1 r-xp 0 08:01 7  /opt/TensorRT 10/lib/libnvinfer_plugin.so.10\n")
+    assert opening.tensorrt_version() == ()
+    with maps.open("a") as file:
+        file.write("7f2-7f3 r-xp 0 08:01 8      /opt/TensorRT 10/lib/libnvinfer.so.10.16.1\n")
+    assert opening.tensorrt_version() == version
+
+
+def test_a_library_without_a_version_has_none(tmp_path, monkeypatch):
+    (tmp_path / "maps").write_text(f"7f2-7f3 r-xp 0 08:01 8      {tmp_path}/libnvinfer.so.10\n")
+    monkeypatch.setattr(opening, "MAPS", tmp_path / "maps")
+    assert opening.tensorrt_version() == ()
 
 
 def test_nothing_is_there_before_it_was_waited_for(installed):
@@ -457,9 +538,8 @@ def test_parts_of_a_graph_in_tensorrt_have_no_span(installed, tells):
 
 
 def test_a_graph_that_tensorrt_took_whole_has_one(installed):
-    made = installed(on_cpu=())
+    installed(on_cpu=())
     session = opened(installed, provider="tensorrt")
-    session.clock = made.clock
     session.feed([images()])
     assert session.measure(ALL).intervals["device"].samples_ns == (fake.COMPUTE_NS,) * 5
     assert session.validity() == ()
@@ -637,6 +717,18 @@ def test_engines_of_something_else_are_stale(installed, change, said):
         opened(installed, engine, provider="tensorrt", **change)
 
 
+def test_engines_of_another_tensorrt_are_stale(installed, monkeypatch):
+    """Though ONNX Runtime should take them."""
+    installed()
+    monkeypatch.setattr(opening, "tensorrt_version", lambda: (10, 4, 0))
+    engine = built(installed, provider="tensorrt")
+    opened(installed, engine, provider="tensorrt")
+    for version, said in (((10, 16, 1), "10.16.1"), ((), "unknown")):
+        monkeypatch.setattr(opening, "tensorrt_version", lambda version=version: version)
+        with pytest.raises(Stale, match=rf"^the engines were built by TensorRT 10\.4\.0; here it is {said}; "):
+            opened(installed, engine, provider="tensorrt")
+
+
 @pytest.mark.parametrize("beside", [True, False], ids=["under another name", "in its place"])
 def test_an_engine_that_is_made_anew_while_opening_is_stale(installed, tmp_path, beside):
     made = installed()
@@ -687,6 +779,25 @@ def test_builds_are_numbered_and_each_can_be_repeated(installed):
     assert len(made.built) == 6
     assert len(set(contents)) == 3
     assert contents[:3] == contents[3:]
+
+
+def test_builds_may_differ_in_speed_and_are_told_apart(installed, tmp_path):
+    installed(on_cpu=(), span_ns=(1_000_000, 1_200_000))
+    backend, cache = subject.Backend(), Cache(tmp_path / "cache")
+    medians, artifacts = [], []
+    for number in ("1", "2"):
+        setup = setup_of(provider="tensorrt", build=number)
+
+        def make(folder, setup=setup):
+            return Made(format=engines.FORMAT, file=backend.build(installed.model, folder, setup).name)
+
+        artifacts.append(cache.get(engines.FORMAT, backend.variant(setup), make))
+        session = backend.open(Path(artifacts[-1].path), setup)
+        session.feed([images()])
+        medians.append(median(session.measure(FEW).intervals["compute"].samples_ns))
+        session.close()
+    assert medians == [1_000_000, 1_200_000]
+    assert len({artifact.sha256 for artifact in artifacts}) == 2
 
 
 def test_timings_of_one_batch_serve_the_next_but_not_another_gpu(installed):
@@ -827,8 +938,7 @@ def test_a_sound_case_is_measured(installed, tmp_path):
 
 
 def test_all_intervals_of_a_sound_case_are_measured(installed, tmp_path, monkeypatch):
-    made = installed()
-    monkeypatch.setattr(backends.Session, "clock", staticmethod(made.clock))
+    installed()
     answer = measured(installed, tmp_path, ALL)
     assert isinstance(answer, Measured), answer
     assert answer.measurement.intervals["device"].samples_ns == (fake.COMPUTE_NS,) * 5
@@ -941,7 +1051,7 @@ def test_the_path_of_a_gpu_computes_the_same_on_a_cpu(tmp_path, monkeypatch, str
         assert np.allclose(run.end_to_end()[0], session.run(None, {"x": fed})[0])
         assert np.allclose(run.end_to_end()[0], run.fetch()[0]) or not streamed
     assert opening.carries_fp16(model) is False
-    assert run.validity() == ()
+    assert streamed or run.validity() == (), "events of the fake GPU see nothing of what the CPU computes"
     run.close()
     model.write_bytes(small_model(half=True))
     assert opening.carries_fp16(model) is True

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from statistics import median
 
 import msgspec
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from fakes import paddle_gpu as fake
 
 from bench import backends, catalog, cuda, overhear, parity, worker
+from bench.artifacts import Cache, Made
 from bench.backends import Setup, paddle_tensorrt
 from bench.errors import Failed, Stale, Unavailable, Unsupported, UsageError
 from bench.jobs import Build, Folder, Measure, Measured, Probe, Problem, Version
@@ -36,6 +38,7 @@ def installed(monkeypatch, tmp_path):
     def install(**behaviour):
         made = fake.Behaviour(**behaviour)
         monkeypatch.setattr(cuda, "load", lambda: cuda.Cuda(made.gpu))
+        monkeypatch.setattr(backends.Session, "clock", staticmethod(made.clock))
         for name in [name for name in sys.modules if name.partition(".")[0] == "paddle"]:
             monkeypatch.delitem(sys.modules, name)
         for name, module in fake.modules(made).items():
@@ -96,7 +99,9 @@ def measured(installed, tmp_path, name, settings=FEW, **options):
 # What it takes to be let in
 
 
-@pytest.mark.parametrize(("name", "version"), [("paddle", "2.6.2"), ("paddle_tensorrt", "2.6.2 with TensorRT 8.5.3")])
+@pytest.mark.parametrize(
+    ("name", "version"), [("paddle", "2.6.2"), ("paddle_tensorrt", "2.6.2 for CUDA 11.8 with TensorRT 8.5.3")]
+)
 def test_the_version_is_that_of_a_paddle_with_a_gpu(installed, name, version):
     installed()
     assert worker.answer_to(Probe(name, T4)) == Version(version=version)
@@ -213,9 +218,8 @@ def test_latencies_hold_all_of_the_gpus_work(installed, tmp_path, name):
 @pytest.mark.parametrize("name", BOTH)
 @pytest.mark.parametrize(("waits", "reasons"), [(True, []), (False, ["unsynchronised"])])
 def test_a_wait_that_does_not_wait_is_found_out(installed, tmp_path, name, waits, reasons):
-    made = installed(waits=waits)
+    installed(waits=waits)
     session = opened(installed, tmp_path, name)
-    session.clock = made.clock
     session.feed([images()])
     assert [found.reason for found in session.validity()] == reasons
 
@@ -224,7 +228,6 @@ def test_a_wait_that_does_not_wait_is_found_out(installed, tmp_path, name, waits
 def test_a_build_that_takes_no_stream_is_waited_for_as_a_whole(installed, tmp_path, name):
     made = installed(takes=False)
     session = opened(installed, tmp_path, name)
-    session.clock = made.clock
     session.feed([images()])
     measurement = session.measure(FEW, clock=made.clock)
     assert measurement.intervals["compute"].samples_ns == (fake.ENQUEUE_NS + fake.COMPUTE_NS,) * 5
@@ -235,9 +238,8 @@ def test_a_build_that_takes_no_stream_is_waited_for_as_a_whole(installed, tmp_pa
 @pytest.mark.parametrize("name", BOTH)
 def test_work_beside_the_stream_is_left_over(installed, tmp_path, name):
     """As `compute` waits for the stream alone."""
-    made = installed(obeys=False)
+    installed(obeys=False)
     session = opened(installed, tmp_path, name)
-    session.clock = made.clock
     session.feed([images()])
     assert [(found.reason, found.evidence) for found in session.validity()] == [
         ("unsynchronised", "1.000 ms of work were left after a call of 0.010 ms")
@@ -263,13 +265,69 @@ def test_outputs_are_those_of_what_was_fed(installed, tmp_path, name, copies):
     session.close()
 
 
+@pytest.mark.parametrize("name", BOTH)
+@pytest.mark.parametrize("bindings", [True, False], ids=["by events", "by the host's clock"])
+@pytest.mark.parametrize("takes", [True, False], ids=["our stream", "another"])
+def test_compute_must_grow_with_work(installed, tmp_path, monkeypatch, name, bindings, takes):
+    made = installed(takes=takes)
+    if not bindings:
+        monkeypatch.setattr(cuda, "load", no_bindings)
+    session = opened(installed, tmp_path, name)
+    session.feed([images()])
+    session.measure(FEW)
+    assert session.validity() == ()
+    made.grows = False
+    (found,) = session.validity()
+    assert (found.reason, found.evidence) == ("unsynchronised", "4 inferences took 1.010 ms where one took 1.010 ms")
+    assert ("cudaEventElapsedTime" in made.gpu.calls) is (bindings and takes)
+    session.close()
+
+
+# Where it computes
+
+
+def test_operators_that_compute_are_proved_to_have_kernels_for_the_gpu(installed, tmp_path):
+    installed()
+    session = opened(installed, tmp_path, "paddle")
+    session.feed([images()])
+    assert session.effective()["compute_operators"] == {"conv2d": 1}
+    assert session.validity() == ()
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "reason", "evidence"),
+    [
+        (
+            {"kernels": {"conv2d": ("cpu",), "softmax": ("cpu",)}},
+            "misconfigured",
+            "computed on the CPU, for want of kernels for a GPU: 1 conv2d",
+        ),
+        ({"kernels": {}}, "unwatched", "Paddle doesn't tell whether all that computes is on the GPU"),
+        ({"profiles": False}, "unwatched", "Paddle doesn't tell whether all that computes is on the GPU"),
+    ],
+    ids=["none for the GPU", "not listed", "no profile"],
+)
+def test_what_may_compute_on_the_cpu_is_a_doubt(installed, tmp_path, behaviour, reason, evidence):
+    installed(**behaviour)
+    session = opened(installed, tmp_path, "paddle")
+    session.feed([images()])
+    assert [(found.reason, found.evidence) for found in session.validity()] == [(reason, evidence)]
+
+
+def test_a_paddle_without_a_list_of_kernels_is_a_doubt(installed, tmp_path, monkeypatch):
+    installed()
+    monkeypatch.delattr(sys.modules["paddle"].base, "core")
+    session = opened(installed, tmp_path, "paddle")
+    session.feed([images()])
+    assert [found.reason for found in session.validity()] == ["unwatched"]
+
+
 # The interval `device`
 
 
 def timed_by_events(installed, tmp_path, name, **behaviour):
-    made = installed(**behaviour)
+    installed(**behaviour)
     session = opened(installed, tmp_path, name)
-    session.clock = made.clock
     session.feed([images()])
     return session
 
@@ -409,6 +467,7 @@ def test_an_engine_is_built_once_and_loaded_each_time(installed, tmp_path):
             "precision_mode": "Float32",
             "use_static": True,
             "use_calib_mode": False,
+            "use_cuda_graph": False,
         }
         assert config.cache == tmp_path / "engine" / "engines"
 
@@ -497,6 +556,86 @@ def test_three_engines_are_made_of_a_case():
         backend.variant(setup_of("paddle_tensorrt", build="1.5"))
 
 
+@pytest.mark.parametrize("version", ["2.6.2", "3.0.0"])
+def test_builds_may_differ_in_speed_and_are_told_apart(installed, tensorrt, tmp_path, version):
+    installed(version=version, span_ns=(1_000_000, 1_200_000))
+    backend, cache = backends.get("paddle_tensorrt"), Cache(tmp_path / "cache")
+    medians, engines = [], []
+    for number in ("0", "1"):
+        setup = setup_of("paddle_tensorrt", build=number)
+
+        def make(folder, setup=setup):
+            return Made(format=backend.engine, file=backend.build(installed.source, folder, setup).name)
+
+        engines.append(cache.get(backend.engine, backend.variant(setup), make))
+        session = backend.open(Path(engines[-1].path), setup)
+        session.feed([images()])
+        medians.append(median(session.measure(FEW).intervals["compute"].samples_ns))
+        session.close()
+    assert medians == [fake.ENQUEUE_NS + 1_000_000, fake.ENQUEUE_NS + 1_200_000]
+    assert len({engine.sha256 for engine in engines}) == 2
+
+
+# CUDA graphs
+
+
+def replaying(installed, tmp_path, **behaviour):
+    made = installed(**{"left": {}} | behaviour)
+    return made, opened(installed, tmp_path, cuda_graph="on")
+
+
+@pytest.mark.parametrize("version", ["2.6.2", "3.3.0"])
+def test_a_graph_is_captured_once_and_replayed_from_where_it_was(installed, tensorrt, tmp_path, version):
+    made, session = replaying(installed, tmp_path, version=version)
+    assert made.inferences == (1 if version == "2.6.2" else 0)
+    for seed in (1, 2):
+        session.feed([images(seed=seed)])
+        session.run()
+        assert (session.fetch()[0] == fake.computed(images(seed=seed))).all()
+    setup = setup_of("paddle_tensorrt", cuda_graph="on")
+    assert session.effective()["cuda_graph"] is True
+    assert backends.deviations(setup.case, setup.options, session.effective()) == ()
+    assert set(session.semantics()) == {"compute", "end_to_end", "device"}
+    assert all("one replay of a CUDA graph" in meaning for meaning in session.semantics().values())
+    assert session.measure(DEVICE).intervals["device"].samples_ns == (fake.ENQUEUE_NS + fake.COMPUTE_NS,) * 5
+    session.close()
+
+
+@pytest.mark.parametrize("version", ["2.6.2", "3.3.0"])
+@pytest.mark.parametrize("behaviour", [{"left": {"softmax": 1}}, {"captures": False}], ids=["not whole", "refused"])
+def test_a_graph_that_is_not_captured_is_told(installed, tensorrt, tmp_path, version, behaviour):
+    _, session = replaying(installed, tmp_path, version=version, **behaviour)
+    session.feed([images()])
+    setup = setup_of("paddle_tensorrt", cuda_graph="on")
+    deviations = backends.deviations(setup.case, setup.options, session.effective())
+    assert deviations == ("cuda_graph: on asked, off in effect",)
+    assert set(session.semantics()) == {"end_to_end"}
+
+
+def test_a_gpu_that_breaks_while_a_graph_is_fed_says_so(installed, tmp_path, monkeypatch):
+    _, session = replaying(installed, tmp_path)
+    session.feed([images()])
+
+    def copy(self, array):
+        raise OSError(FAULTS[1][0])
+
+    monkeypatch.setattr(fake.Handle, "copy_from_cpu", copy)
+    with pytest.raises(Failed, match=FAULTS[1][1]):
+        session.feed([images(seed=1)])
+
+
+def test_no_graph_is_replayed_unasked(installed, tmp_path):
+    installed(left={})
+    session = opened(installed, tmp_path)
+    session.feed([images()])
+    assert session.effective()["cuda_graph"] is False
+
+
+def test_a_paddle_that_converts_without_graphs_says_so(installed, tensorrt, tmp_path):
+    with pytest.raises(Unsupported, match=r"this Paddle converts programs without CUDA graphs; .*'use_cuda_graph'"):
+        replaying(installed, tmp_path, version="3.0.0", graphs=False)
+
+
 NOTHING = "TensorRT took no part of the network; none has 30 nodes that it can compute; try smaller ones: --set paddle"
 
 
@@ -527,6 +666,25 @@ def test_fp16_is_what_the_log_says_of_it(installed, tmp_path, half, effective):
     setup = setup_of("paddle_tensorrt", precision="fp16")
     deviations = backends.deviations(setup.case, setup.options, found)
     assert deviations == (() if half else ("precision: fp16 asked, fp32 in effect",))
+
+
+@pytest.mark.parametrize(
+    ("precision", "half", "effective", "doubts"),
+    [
+        ("fp32", True, "fp32", []),
+        ("fp16", True, "fp16", []),
+        ("fp16", False, "fp32", []),
+        ("fp16", None, None, ["Paddle doesn't tell whether TensorRT took fp16"]),
+    ],
+    ids=["not asked", "taken", "not taken", "silent"],
+)
+def test_fp16_of_paddle_3_is_what_its_converter_says(installed, tensorrt, tmp_path, precision, half, effective, doubts):
+    installed(version="3.0.0", half=half)
+    session = opened(installed, tmp_path, precision=precision)
+    session.feed([images()])
+    found = session.effective()
+    assert (found.get("precision"), found["typing"]) == (effective, "weak")
+    assert [doubt.evidence for doubt in session.validity() if doubt.reason == "unwatched"] == doubts
 
 
 def test_another_tensorrt_than_paddle_was_built_with_is_a_doubt(installed, tmp_path):
@@ -570,7 +728,6 @@ def test_paddle_3_converts_the_program(installed, tensorrt, tmp_path):
     effective = session.effective()
     assert effective["operators_left"] == {"softmax": 1, "matmul": 1}
     assert effective["tensorrt_share"] == 0.9
-    assert "precision" not in effective, "nothing tells it"
 
 
 def test_operators_of_a_program_are_counted(tmp_path):
@@ -597,6 +754,7 @@ def test_an_engine_depends_on_all_that_paddles_cache_overlooks():
         setup_of("paddle_tensorrt", batch_size=8),
         setup_of("paddle_tensorrt", min_subgraph_size="3"),
         setup_of("paddle_tensorrt", tf32="on"),
+        setup_of("paddle_tensorrt", cuda_graph="on"),
         setup_of("paddle_tensorrt", build="2"),
         setup_of("paddle_tensorrt", found={"gpu": {**GPU["gpu"], "name": "Tesla V100"}}),
         setup_of("paddle_tensorrt", found={"gpu": {**GPU["gpu"], "driver": "550.54"}}),

@@ -119,6 +119,7 @@ def test_the_fake_of_paddle_has_every_member(tmp_path):
         paddle_api.Event: watch.profiler_result.get_data()[1],
         paddle_api.Export: export,
         paddle_api.PrecisionModes: export.PrecisionMode,
+        paddle_api.Registry: paddle.base.core,
     }
     assert set(things) == protocols(paddle_api) - NOT_FAKED
     assert absent(things) == {each for each in ON_CPU if each.startswith(("Configuration.", "Paddle."))}
@@ -319,6 +320,7 @@ def test_paddle_for_cpus_has_every_member():
         paddle_api.Variable: framework_pb2.VarDesc(),
         paddle_api.Operator: operator(),
         paddle_api.Argument: operator.Var(),
+        paddle_api.Registry: paddle.base.core,
     }
     assert set(things) == protocols(paddle_api) - IN_GPU_BUILDS
     assert absent(things) == {"Configuration.set_exec_stream"}

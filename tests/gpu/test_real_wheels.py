@@ -134,6 +134,12 @@ def test_onnxruntime_is_unavailable_when_measured(workshop, model, expected, pro
     assert_unavailable(asked(workshop, job, setup), what_onnxruntime_lacks())
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_onnxruntime_is_unavailable_when_an_engine_is_built(workshop, model, tmp_path, precision):
+    setup = setup_of("onnxruntime", shape=SHAPE, precision=precision, provider="tensorrt")
+    assert_unavailable(asked(workshop, Build(setup, str(model), str(tmp_path)), setup), what_onnxruntime_lacks())
+
+
 OPEN = """
 import numpy as np, onnxruntime as ort
 def opened(model, providers, entries={}, **more):
@@ -164,7 +170,9 @@ def test_onnxruntimes_words_on_the_gpu_are_understood(model):
     text, code = said(f"{PRELOAD}\nopened({str(model)!r}, ['TensorrtExecutionProvider'], enable_fallback=0)")
     # 1.20 takes no notice of enable_fallback, so that bench has to look where the session is.
     refused = not INSTALLED["onnxruntime-gpu"].startswith("1.20.")
-    assert (code, cause(text).what in (NO_TENSORRT, NO_CUDA)) == (int(refused), True), text
+    # Where CUDA's libraries are missing, too, either may be what the loader comes to first.
+    missing = {NO_TENSORRT} | ({NO_CUDA} & {lacks})
+    assert (code, cause(text).what in missing) == (int(refused), True), text
     print(f"CUDA and TensorRT: {lacks}, {cause(text)[:3]}")
 
 
@@ -251,6 +259,14 @@ def test_paddle_is_imported_with_a_warning_that_is_no_cause():
     assert cause(text) is None
 
 
+def test_paddle_lists_kernels_of_what_computes():
+    """By which `paddle` tells that it computes them on the GPU."""
+    names = ("conv2d", "depthwise_conv2d", "matmul_v2", "mul", "fc", "fused_conv2d_add_act")
+    statements = f"from bench.paddle_inference import kernels_on_gpu; print(kernels_on_gpu({(*names, 'none')}))"
+    text, code = said(statements)
+    assert (code, str(dict.fromkeys(names, True)) in text.splitlines()) == (0, True), text
+
+
 def test_paddle_has_what_the_fake_has():
     from fakes import paddle_gpu as fake
 
@@ -280,6 +296,11 @@ ON_A_CPU = {
 def test_cpu_paddles_words_are_understood(row):
     statements, code = ON_A_CPU[row]
     assert_meaning(f"import paddle\nfrom paddle import inference\n{statements}", FOR_CPUS, code)
+
+
+def test_cpu_paddle_has_no_kernels_for_a_gpu():
+    text, code = said("from bench.paddle_inference import kernels_on_gpu; print(kernels_on_gpu(['conv2d', 'matmul']))")
+    assert (code, "{'conv2d': False, 'matmul': False}" in text.splitlines()) == (0, True), text
 
 
 def test_cpu_paddle_knows_no_tensorrt():

@@ -39,6 +39,7 @@ class Facts(Frozen, frozen=True):
     model leaves none open."""
 
     onnxruntime: str
+    tensorrt: tuple[int, ...]
     precision: Precision
     batch_size: int
     shapes: str
@@ -46,11 +47,12 @@ class Facts(Frozen, frozen=True):
 
 class Place(NamedTuple):
     """Where the provider finds engines, and where timings are kept while it makes them; None where it is to make
-    none."""
+    none. `tensorrt` is the version that made those which are there."""
 
     engines: Path
     timings: Path | None
     shapes: str
+    tensorrt: tuple[int, ...] = ()
 
     def folders(self) -> list[Path]:
         return [self.engines, *([self.timings] if self.timings else [])]
@@ -87,9 +89,9 @@ def build(source: Path, folder: Path, setup: Setup) -> Path:
     for file in model_files(source):
         shutil.copyfile(file, folder / file.name)
     engines.mkdir()
-    facts = _facts(model, setup)
+    shapes = _shapes(model, setup)
     with timings(setup) as kept:
-        place = Place(engines, kept, facts.shapes)
+        place = Place(engines, kept, shapes)
         try:
             _make(model, setup, place)
         except Failed as error:
@@ -100,7 +102,8 @@ def build(source: Path, folder: Path, setup: Setup) -> Path:
             _make(model, setup, place)
     if not list(engines.glob("*.engine")):
         raise Failed(f"TensorRT takes no part of {model.name}", "ONNX Runtime wrote no engine of it")
-    (folder / FACTS).write_bytes(msgspec.json.format(msgspec.json.encode(facts)))
+    facts = msgspec.json.encode(_facts(shapes, setup))
+    (folder / FACTS).write_bytes(msgspec.json.format(facts))
     return model
 
 
@@ -110,13 +113,19 @@ def _make(model: Path, setup: Setup, place: Place) -> None:
     opening.on_gpu(model, opening.settings(setup), providers, place.folders())
 
 
-def _facts(model: Path, setup: Setup) -> Facts:
+def _shapes(model: Path, setup: Setup) -> str:
     sizes = "x".join(map(str, (setup.case.batch_size, *setup.input_shape)))
+    return ",".join(f"{given.name}:{sizes}" for given in opening.inputs(model) if None in given.shape)
+
+
+def _facts(shapes: str, setup: Setup) -> Facts:
+    """In a process whose provider has loaded TensorRT."""
     return Facts(
         onnxruntime=opening.ort().__version__,
+        tensorrt=opening.tensorrt_version(),
         precision=setup.case.precision,
         batch_size=setup.case.batch_size,
-        shapes=",".join(f"{given.name}:{sizes}" for given in opening.inputs(model) if None in given.shape),
+        shapes=shapes,
     )
 
 
@@ -153,12 +162,12 @@ def found(model: Path, setup: Setup) -> Place:
             raise Stale(f"the engines of {model.name} were built for {what} {there}", f"here it is {here}", BUILD_AGAIN)
     if not list(folder.glob("*.engine")):
         raise Stale(f"no engines of {model.name}", f"the folder {ENGINES} beside it holds none", BUILD_AGAIN)
-    return Place(folder, None, facts.shapes)
+    return Place(folder, None, facts.shapes, facts.tensorrt)
 
 
 def taken(place: Place, open_: Callable[[], ort_api.Session]) -> ort_api.Session:
-    """The session that `open_()` makes of the engines there. Raises Stale where it can't read one, or makes any anew:
-    that writes it, in the same place or under another name."""
+    """The session that `open_()` makes of the engines there. Raises Stale where another TensorRT made them, where it
+    can't read one, or makes any anew: that writes it, in the same place or under another name."""
     before = _contents(place.engines)
     try:
         session = open_()
@@ -169,6 +178,9 @@ def taken(place: Place, open_: Callable[[], ort_api.Session]) -> ort_api.Session
     after = _contents(place.engines)
     if changed := sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name)):
         raise Stale("ONNX Runtime did not take its engines as they were", f"changed: {', '.join(changed)}", BUILD_AGAIN)
+    if (here := opening.tensorrt_version()) != place.tensorrt:
+        there, found = (".".join(map(str, version)) or "unknown" for version in (place.tensorrt, here))
+        raise Stale(f"the engines were built by TensorRT {there}", f"here it is {found}", BUILD_AGAIN)
     return session
 
 

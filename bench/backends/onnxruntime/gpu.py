@@ -6,6 +6,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+import msgspec
+
 from bench import ort_api
 from bench.backends import Setup
 from bench.backends.onnxruntime import engines, opening
@@ -42,12 +44,10 @@ def _refuse_types(engine: Path, setup: Setup) -> None:
 
 def _opened(engine: Path, setup: Setup, stream: dict[str, str]) -> Opened:
     """`stream` are the options by which a provider is given one."""
-    opener = _opener(engine, setup, stream)
-    session = opener(opening.settings(setup))
+    session = _opener(engine, setup, stream)(opening.settings(setup))
 
     def placement() -> opening.Placement:
-        # An older one tells it of a session that is profiled, which therefore can't be the one that is timed.
-        return opening.nodes(session) or _profiled(lambda: opener(_profiling(setup)), setup)
+        return opening.nodes(session) or _profiled(engine, setup, stream)
 
     return Opened(session, engine, setup, placement)
 
@@ -84,11 +84,14 @@ def _profiling(setup: Setup) -> ort_api.Options:
     return settings
 
 
-def _profiled(open_: Callable[[], ort_api.Session], setup: Setup) -> opening.Placement:
-    """Of each node that one inference of a profiled session executes."""
+def _profiled(engine: Path, setup: Setup, stream: dict[str, str]) -> opening.Placement:
+    """Of each node that one inference executes: an older ONNX Runtime tells it of a session that is profiled, which
+    therefore can't be the one that is timed. A CUDA graph is none of it, since that can't capture the copies of NumPy's
+    arrays."""
     import numpy as np
 
-    session = open_()
+    plain = msgspec.structs.replace(setup, options={**setup.options, "cuda_graph": "off"})
+    session = _opener(engine, plain, stream)(_profiling(setup))
     image = np.zeros([setup.case.batch_size, *setup.input_shape], np.float32)
     session.run(None, {node.name: image for node in session.get_inputs()})
     file = Path(session.end_profiling())

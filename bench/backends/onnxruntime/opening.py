@@ -1,8 +1,10 @@
 """How a session of ONNX Runtime comes to be, and what it says of its nodes: the CPU's and both of a GPU's alike."""
 
 import contextlib
+import ctypes
 import importlib
 import importlib.util
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +23,8 @@ ON_GPU = {"cuda": (CUDA,), "tensorrt": (TENSORRT, CUDA)}
 #: workers are shown the GPU that is meant and no other
 GPU = 0
 FLOAT16 = 10  # onnx.TensorProto.FLOAT16
+#: where the kernel lists the files that this process has mapped
+MAPS = Path("/proc/self/maps")
 QUANTISED = ("QLinear", "Quantize", "Integer", "NBits")
 
 #: a provider and its options
@@ -135,6 +139,18 @@ def _load_libraries(onnxruntime: Ort) -> None:
     if importlib.util.find_spec("tensorrt_libs"):
         with contextlib.suppress(OSError, ImportError):  # whatever misses them says so better
             importlib.import_module("tensorrt_libs")
+
+
+def tensorrt_version() -> tuple[int, ...]:
+    """Of the library that the TensorRT provider has loaded, which need not be a package; () where none is."""
+    try:
+        loaded = re.search(r"/.*/libnvinfer\.so\.\d.*", MAPS.read_text(encoding="utf-8", errors="replace"))
+        number = int(ctypes.CDLL(loaded[0]).getInferLibVersion()) if loaded else 0
+    except (OSError, AttributeError):
+        return ()
+    # 8.6.1 is 8601, and 10.16.1 is 101601.
+    first = 10_000 if number >= 10_000 else 1000
+    return (number // first, number % first // 100, number % 100) if number else ()
 
 
 def started() -> cuda.Cuda:

@@ -18,11 +18,13 @@ from bench.errors import BenchError, Failed, Unavailable, Unsupported
 from bench.gpu import causes
 from bench.schema import Interval, Validity
 from bench.stats import STEADY_GPU_NS
-from bench.synchrony import unsynchronised
+from bench.synchrony import by_host, sound_or, ungrown, unsynchronised
 
 if TYPE_CHECKING:
     from bench.backends import Arrays
 
+#: the first version of TensorRT whose networks ONNX Runtime types strongly, and the first that has no others
+STRONG, ONLY_STRONG = 10, 11
 #: operators that make up the time of a network; others, such as those about shapes, belong on the CPU
 COMPUTING = ("Conv", "Gemm", "MatMul", "Attention", "LSTM", "GRU", "Pool", "Normalization")
 
@@ -150,11 +152,18 @@ class OrtGpuSession(Session):
     def validity(self) -> tuple[Validity, ...]:
         wanted = opening.wanted(self._opened.setup)
         found = [Validity("misconfigured", misplaced) for misplaced in _misplaced(self._nodes, wanted)]
-        return (*found, *self._unfinished())
+        return (*found, *self._unproven(), *self._unfinished())
+
+    def _unproven(self) -> Iterator[Validity]:
+        setup = self._opened.setup
+        by_itself = opening.wanted(setup) == opening.TENSORRT and self._typing() != "strong"
+        if by_itself and setup.case.precision == "fp16":
+            yield Validity("unwatched", "ONNX Runtime doesn't tell which layers TensorRT computes in fp16, if any")
 
     def _unfinished(self) -> Iterator[Validity]:
-        """Whether the GPU was done whenever it was said to be."""
-        return unsynchronised(self.run, self._binding.synchronize_outputs, self.clock)
+        """Whether the GPU was done whenever it was said to be, and more work took longer."""
+        wait = self._binding.synchronize_outputs
+        return sound_or(unsynchronised(self.run, wait, self.clock), ungrown(by_host(self.run, wait, self.clock)))
 
     def semantics(self) -> dict[str, str]:
         """Copies are of the arrays as they are, which lie in pageable memory; and a graph that is replayed is another
@@ -171,7 +180,8 @@ class OrtGpuSession(Session):
     def effective(self) -> dict[str, Any]:
         """Where nodes are computed as the graph was divided up; options as the provider gives them back.
 
-        The TensorRT provider doesn't tell in which precision it computes; `trt_fp16_enable` is all that is on record.
+        The TensorRT provider doesn't tell in which precision it computes where it may take fp16 (`trt_fp16_enable`),
+        nor do its engines, which are built without the details of their layers.
         """
         wanted = opening.wanted(self._opened.setup)
         given_back = self._session.get_provider_options().get(wanted, {})
@@ -184,10 +194,30 @@ class OrtGpuSession(Session):
         facts["cuda_graph"] = given_back.get(graph) in ("1", "True")
         if wanted == opening.CUDA:
             facts["tf32"] = given_back.get("use_tf32") not in ("0", None)
-            half = opening.carries_fp16(self._opened.engine)
-            if half is not None:
-                facts["precision"] = "fp16" if half else opening.precision(self._session, self._nodes)
-        return facts
+            return facts | self._precision()
+        version, typing = opening.tensorrt_version(), self._typing()
+        facts |= {"tensorrt": ".".join(map(str, version))} if version else {}
+        facts |= {"typing": typing} if typing else {}
+        return facts | (self._precision() if typing == "strong" else {})
+
+    def _typing(self) -> str:
+        """Who chose the types of a network in TensorRT: "weak" where that did by itself, "strong" where the graph; ""
+        where that is not known.
+
+        ONNX Runtime types strongly unless it is allowed a precision (microsoft/onnxruntime#18707).
+        """
+        version = opening.tensorrt_version()
+        options = self._session.get_provider_options().get(opening.TENSORRT, {})
+        if options.get("trt_fp16_enable") in ("1", "True") and version[:1] < (ONLY_STRONG,):
+            return "weak"
+        return ("strong" if version >= (STRONG,) else "weak") if version else ""
+
+    def _precision(self) -> dict[str, str]:
+        """The graph's own; nothing where that is not known."""
+        half = opening.carries_fp16(self._opened.engine)
+        if half is None:
+            return {}
+        return {"precision": "fp16" if half else opening.precision(self._session, self._nodes)}
 
     def close(self) -> None:
         del self._binding, self._opened, self._session

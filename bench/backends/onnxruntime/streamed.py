@@ -18,7 +18,7 @@ from bench.cuda import Cuda, Handle
 from bench.errors import Failed, Unsupported
 from bench.schema import Interval, Validity
 from bench.streams import Buffer, Events, Inference, insist_on_order, pinned
-from bench.synchrony import unsynchronised
+from bench.synchrony import by_host, sound_or, ungrown, unsynchronised
 from bench.timing import Clock
 
 if TYPE_CHECKING:
@@ -113,6 +113,15 @@ class StreamSession(OrtGpuSession):
         self._refuse_device()  # whose time is no part of the span
         self._events.run()
 
+    def _waits_inside(self) -> bool:
+        return self._replays or bool(self._apart())
+
+    def _apart(self) -> set[str]:
+        """The operators that TensorRT did not take, where it was to take them."""
+        if opening.wanted(self._opened.setup) != opening.TENSORRT:
+            return set()
+        return {kind for provider, kind in self._nodes if provider != opening.TENSORRT}
+
     def _refuse_device(self) -> None:
         if self._replays:
             raise Unsupported(
@@ -120,11 +129,10 @@ class StreamSession(OrtGpuSession):
                 "a span between events would hold that, too",
                 "leave out the interval device, or onnxruntime.cuda_graph=on",
             )
-        apart = [kind for provider, kind in self._nodes if provider != opening.TENSORRT]
-        if apart and opening.wanted(self._opened.setup) == opening.TENSORRT:
+        if apart := self._apart():
             raise Unsupported(
                 "ONNX Runtime waits between the parts of a graph that TensorRT did not take whole",
-                f"elsewhere are {', '.join(sorted(set(apart)))}, and a span between events would hold that, too",
+                f"elsewhere are {', '.join(sorted(apart))}, and a span between events would hold that, too",
                 "leave out the interval device",
             )
 
@@ -146,10 +154,17 @@ class StreamSession(OrtGpuSession):
     def _unfinished(self) -> Iterator[Validity]:
         """Nothing may be left to wait for on all of the GPU: work on another stream than ours would be."""
         if not self._between_events:
-            yield from unsynchronised(self.run, self._cuda.finish, self.clock)
+            left = unsynchronised(self.run, self._cuda.finish, self.clock)
+            yield from sound_or(left, self._ungrown())
             return
         yield from unsynchronised(self._events.run, self._cuda.finish, self.clock)
         yield from self._events.unsynchronised(self.clock)
+
+    def _ungrown(self) -> Iterator[Validity]:
+        """Whether more work took longer: by events, but where ONNX Runtime waits inside of what they span."""
+        if self._waits_inside():
+            return ungrown(by_host(self._enqueue, self._arrived, self.clock))
+        return self._events.unsynchronised(self.clock)
 
     def semantics(self) -> dict[str, str]:
         return self._meanings("by pinned memory", "by it")
