@@ -64,6 +64,9 @@ def _ranges(cpus: tuple[int, ...]) -> str:
     return ",".join(map(str, cpus))
 
 
+FITS = "its versions fit; whether its libraries load shows when an engine is built"
+
+
 class Asked(NamedTuple):
     """A backend with options; `words` are those that make it another stack than its default ones do."""
 
@@ -101,7 +104,7 @@ def _answers(profile: HardwareProfile, device: Device | None) -> Iterator[tuple[
         if lacking or not device:
             yield asked, lacking or f"installed; it waits for {profile.name}"
         elif words:
-            yield asked, "its versions fit; whether its libraries load shows when an engine is built"
+            yield asked, FITS
         else:
             environ = thread_environment(1) | backend.environment(options)
             answer = workshop.ask(Probe(backend=backend.name, device=profile), environ)
@@ -117,6 +120,8 @@ def _about(
             yield f"backend {asked}: yes, version {answer.version}"
             continue
         yield f"backend {asked}: {answer}"
+        if answer == FITS:
+            continue
         recipe = devices.recipe(profile, device, asked.backend, asked.options)
         if earlier := told.get(recipe):
             yield f"    install it as {earlier}"

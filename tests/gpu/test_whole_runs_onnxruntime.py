@@ -34,6 +34,14 @@ def test_the_intervals_hold_the_time_that_the_gpu_took(pose_ort):
     assert record.telemetry["gpu"]["sm_clock_mhz_median"] == 1590
 
 
+def test_the_doctor_judges_both_providers(pose_ort):
+    lines = pose_ort().bench("doctor", *ON_T4).stdout.splitlines()
+    assert "backend onnxruntime: yes, version 1.26.0" in lines
+    place = lines.index(next(line for line in lines if line.startswith("backend onnxruntime with provider=tensorrt: ")))
+    assert lines[place].endswith(": its versions fit; whether its libraries load shows when an engine is built")
+    assert not lines[place + 1].startswith(" "), "there is nothing to install"
+
+
 def test_tensorrt_inside_is_built_thrice_and_never_again(pose_ort, tmp_path):
     machine = pose_ort()
     words = (*RUN, *BY_TENSORRT, *INTERVALS, *ON_T4)
