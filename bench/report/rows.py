@@ -38,7 +38,7 @@ class Row(Frozen, frozen=True, kw_only=True):
     measured, or of a published row as published. `validity` says of each reason in how many repetitions it was found
     ("contended 2/5"), `evidence` what the last of them saw. `stopped` is "repetitions", "precision", "budget",
     "interrupted", or empty where nothing was measured. Where `loops` is above 1, a sample is the mean of up to so many
-    inferences.
+    inferences. `builds` is how many of an engine the interval is of, where several repetitions ran one; else 0.
     """
 
     model: str
@@ -85,6 +85,7 @@ class Row(Frozen, frozen=True, kw_only=True):
     document: str = ""
     campaign: str = ""
     loops: int = 1
+    builds: int = 0
 
 
 class Repetition(msgspec.Struct, frozen=True):
@@ -340,6 +341,7 @@ def _row(key: Key, records: list[Record], card: ModelCard | None) -> Row:
         samples=sum(len(repetition.samples.samples_ns) for repetition in pool),
         loops=loops,
         repetitions=len(pool),
+        builds=known.processes if known and known.processes < len(pool) else 0,
         **_latency(case, known, loops),
         **_beside(pool),
         **_facts(card, artifact, last.settings.weights),

@@ -349,9 +349,13 @@ def laid_out(
 
 def _coverage(rows: Iterable[Row]) -> list[str]:
     """How sure the intervals are."""
-    levels = {row.repetitions: percent(row.ci_level) for row in rows if row.ci_level is not None}
-    covers = ", ".join(f"{level} from {processes} processes" for processes, level in sorted(levels.items()))
-    return [f"median: of the processes' medians; [low, high] covers it with {covers}"] if covers else []
+    known = [row for row in rows if row.ci_level is not None]
+    levels = {(row.builds or row.repetitions, bool(row.builds)): percent(row.ci_level or 0) for row in known}
+    covers = [
+        f"{level} from {count} {'builds of the engine' if of_builds else 'processes'}"
+        for (count, of_builds), level in sorted(levels.items())
+    ]
+    return [f"median: of the processes' medians; [low, high] covers it with {', '.join(covers)}"] if covers else []
 
 
 # The front, and all

@@ -389,6 +389,8 @@ def test_the_interval_is_of_builds_where_they_differ(requested, level):
     """Six processes of three builds know no more of other builds than three."""
     records = [ok(case(), number, artifact=ENGINES[number % 3], requested=requested) for number in range(6)]
     row = only(run(*records))
-    assert (row.repetitions, row.ci_level) == (6, level)
+    assert (row.repetitions, row.ci_level, row.builds) == (6, level, 3 if requested else 0)
+    (told,) = [line for line in tables.everything([row])[0].notes if line.startswith("median: ")]
+    assert told.endswith("75% from 3 builds of the engine" if requested else "96.88% from 6 processes")
     of_one_build = [msgspec.structs.replace(record, artifact=ENGINES[0]) for record in records]
     assert only(run(*of_one_build)).ci_level == 0.96875
