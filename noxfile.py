@@ -27,7 +27,9 @@ UNTIMED = (
     "tests/test_weights.py",
     "tests/test_networks.py",
     "tests/test_fusing.py",
-    "tests/gpu",
+    "tests/gpu/test_onnxruntime_gpu.py",
+    "tests/gpu/test_paddle_gpu.py",
+    "tests/gpu/test_protocols.py",
 )
 SUPPORTED = ("3.11", "3.12", "3.13")
 

@@ -11,7 +11,7 @@ from typing import Any, NewType, Protocol, SupportsInt, TypeVar, overload
 from bench.errors import GPU_LOST, RESET_GPU, SMALLER_BATCH, BenchError, Failed, Unavailable, last_line
 from bench.schema import Frozen
 
-INSTALL = "pip install 'cuda-bindings>=12.9,<13' for CUDA 12, cuda-bindings for CUDA 13"
+INSTALL = "pip install 'cuda-bindings>=12.9,<13' (CUDA 12), or: pip install 'cuda-bindings>=13,<14' (CUDA 13)"
 SEE = "see: nvidia-smi"
 #: where the calls are: since cuda-bindings 12.6.2, and before
 MODULES = ("cuda.bindings.runtime", "cuda.cudart")
@@ -50,7 +50,6 @@ class Properties(Protocol):
     name: bytes
     major: int
     minor: int
-    totalGlobalMem: int
 
 
 class CopyKinds(Protocol):
@@ -133,7 +132,6 @@ class Gpu(Frozen, frozen=True):
 
     name: str
     capability: str
-    memory_bytes: int
     driver: str
     runtime: str
 
@@ -157,10 +155,8 @@ class Cuda:
         return values[0] if values else None
 
     def _trouble(self, error: Error, at_work: bool) -> CudaError | Unavailable:
-        number, name, text = (
-            int(error),
-            *(_text(ask(error)) for ask in (self.api.cudaGetErrorName, self.api.cudaGetErrorString)),
-        )
+        number = int(error)
+        name, text = _text(self.api.cudaGetErrorName(error)), _text(self.api.cudaGetErrorString(error))
         if number in ABSENT and not (at_work and number in LOST):
             return Unavailable("no GPU that CUDA can use", f"{name} ({number}), {text}", SEE)
         return CudaError(number, name, text)
@@ -173,7 +169,6 @@ class Cuda:
         return Gpu(
             name=found.name.decode(errors="replace").rstrip("\0"),
             capability=f"{found.major}.{found.minor}",
-            memory_bytes=int(found.totalGlobalMem),
             driver=_version(driver),
             runtime=_version(self.check(self.api.cudaRuntimeGetVersion())),
         )

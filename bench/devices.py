@@ -81,7 +81,8 @@ def _gpu(profile: HardwareProfile, description: Mapping[str, Any]) -> Device:
     try:
         gpus, broken = watch.promptly(_listed, watch.FIRST_PATIENCE_S)
     except Unavailable:
-        if description["hardware"]["gpus"] or not _on_the_bus():  # where a GPU without a driver is
+        # Of a GPU on the bus that has no driver, what the driver lacks is the news.
+        if description["hardware"]["gpus"] or not _on_the_bus():
             refuse_stranger(profile, description)
         raise
     shown = os.environ.get("CUDA_VISIBLE_DEVICES", "")
@@ -115,7 +116,7 @@ def _as_device(gpu: Gpu) -> str:
         return f"GPU {gpu}: measure it with --device {named[0]}"
     capability = ".".join(map(str, gpu.capability or ())) or "?"
     return (
-        f"GPU {gpu}: no device is of that name; copy hardware_profiles/t4.toml to NAME.toml beside it, put its name "
+        f"GPU {gpu}: no device is of that name; copy t4.toml to NAME.toml in {catalog.PROFILES}, put its name "
         f'and capability = "{capability}" there, then type: bench doctor --device NAME'
     )
 

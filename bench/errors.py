@@ -29,6 +29,7 @@ class BenchError(Exception):
 GPU_LOST = "the GPU was lost"
 RESET_GPU = "reset the GPU or restart the machine, and look into the kernel's log: dmesg"
 SMALLER_BATCH = "take a smaller batch, or close what else uses the GPU; see: nvidia-smi"
+BUILD_AGAIN = "remove it from bench's cache (BENCH_CACHE); the next run builds it again"
 EXPORT_AGAIN = "export the model again, or name another file"
 
 

@@ -13,7 +13,7 @@ from bench.paddle_api import Configuration, Paddle, Predictor, Stream, Tensor
 from bench.paddle_inference import GPU, PLACE, broken_off, said, use_gpu
 from bench.schema import Interval, Validity
 from bench.stats import STEADY_GPU_NS
-from bench.streams import Buffer, Events, Inference, insist_on_order, pinned
+from bench.streams import INFERENCE, Buffer, Events, Inference, insist_on_order, pinned, stage
 from bench.synchrony import by_host, sound_or, ungrown, unsynchronised
 from bench.timing import Clock
 
@@ -182,12 +182,7 @@ class GpuPredictor:
             handle.copy_from_cpu(array)
 
     def _copy_by_pinned(self) -> None:
-        import numpy as np
-
-        runtime, stream = self._lane.enter()
-        for buffer, array in zip(self._staged, self._arrays, strict=True):
-            np.copyto(buffer.array, array, casting="same_kind")
-            buffer.copy_in(runtime, stream)
+        stage(*self._lane.enter(), self._staged, self._arrays)
 
     # Measurement
 
@@ -206,7 +201,7 @@ class GpuPredictor:
         """Zeros on the GPU, in place of the inputs."""
         runtime, stream = self._lane.enter()
         for buffer in self._staged:
-            runtime.clear(buffer.pointer, buffer.array.nbytes, stream)
+            buffer.clear(runtime, stream)
 
     def intervals(self) -> dict[Interval, Callable[[], object]]:
         return {"compute": self.run, "end_to_end": self.end_to_end, "device": self._device}
@@ -221,10 +216,10 @@ class GpuPredictor:
 
     def semantics(self) -> dict[str, str]:
         """The address of an output is not to be had, so those are always copied to pageable memory."""
-        inference = "one inference of the whole batch, copy the outputs out to"
+        then = f"{INFERENCE}, copy the outputs out to"
         if self._lane.by_pinned:
-            return {"end_to_end": f"copy the inputs in by pinned memory, {inference} pageable memory"}
-        return {"end_to_end": f"copy the inputs in from pageable memory, {inference} it"}
+            return {"end_to_end": f"copy the inputs in by pinned memory, {then} pageable memory"}
+        return {"end_to_end": f"copy the inputs in from pageable memory, {then} it"}
 
     def validity(self) -> tuple[Validity, ...]:
         left = unsynchronised(self.run, self._finish, self.clock)

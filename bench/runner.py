@@ -15,7 +15,7 @@ import msgspec
 
 from bench import admission, backends, cooling, stats, store
 from bench.backends import Setup
-from bench.errors import BenchError, Stale, Unavailable, Unsupported, UsageError
+from bench.errors import BUILD_AGAIN, GPU_LOST, BenchError, Stale, Unavailable, Unsupported, UsageError
 from bench.formats import without_home
 from bench.gpu.selection import Gpu
 from bench.gpu.watch import Span, Watch, watching
@@ -142,7 +142,8 @@ class Runner:
         try:
             return self._repeat(case, repetition, builds[turn])
         except Stale as stale:
-            self.progress.say(f"{case.key}: the engine is made again, since {stale}")
+            why = str(stale).removesuffix(f"; {BUILD_AGAIN}")
+            self.progress.say(f"{case.key}: the engine is made again, since {why}")
         try:
             self.workshop.discard(builds[turn].path)
             builds[turn] = self._engine(builds[turn].setup)
@@ -268,8 +269,8 @@ class Runner:
 def _watched(record: Record, watch: Watch) -> Record:
     """With what was seen of the GPU, or, of a repetition that went wrong, whether it was lost."""
     if record.status != "ok":
-        reason = f"{record.reason}; the driver lost the GPU" if watch.lost else record.reason
-        return msgspec.structs.replace(record, reason=reason)
+        unsaid = watch.lost and GPU_LOST not in record.reason
+        return msgspec.structs.replace(record, reason=f"{record.reason}; {GPU_LOST}" if unsaid else record.reason)
     copies = "end_to_end" in record.settings.intervals
     seen, reasons = watch.judge(Span(record.telemetry["windows_ns"], record.telemetry["pid"], copies))
     return msgspec.structs.replace(record, telemetry=record.telemetry | seen, validity=(*record.validity, *reasons))

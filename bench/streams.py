@@ -2,7 +2,7 @@
 
 import ctypes
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
     Arrays = list[Array]
 
+#: what is timed, in the words of records: a graph that is replayed is another experiment than launching its kernels
+INFERENCE = "one inference of the whole batch"
+REPLAY = "one replay of a CUDA graph of the whole batch's inference"
 #: a copy takes nothing of no size, and TensorRT wants tensors at multiples of what cudaMalloc gives anyway
 LEAST_BYTES = 256
 # Of the check that work waits for what its stream was given before it: copies keep the stream busy, first so many, then
@@ -43,6 +46,19 @@ class Buffer(NamedTuple):
 
     def copy_out(self, cuda: Cuda, stream: Handle) -> None:
         cuda.copy_out(self.array.ctypes.data, self.pointer, self.array.nbytes, stream)
+
+    def clear(self, cuda: Cuda, stream: Handle) -> None:
+        """Zeros on the GPU alone."""
+        cuda.clear(self.pointer, self.array.nbytes, stream)
+
+
+def stage(cuda: Cuda, stream: Handle, buffers: Iterable[Buffer], arrays: "Iterable[Array]") -> None:
+    """Enqueues the copies of arrays by the pinned memory of their buffers."""
+    import numpy as np
+
+    for buffer, array in zip(buffers, arrays, strict=True):
+        np.copyto(buffer.array, array, casting="same_kind")
+        buffer.copy_in(cuda, stream)
 
 
 def pinned(cuda: Cuda, shape: tuple[int, ...], type_: Any, owner: ExitStack) -> "Array":

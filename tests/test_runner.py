@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bench import backends, cli, environment, runner, session, stats, store
 from bench.catalog import HardwareProfile, ModelCard
-from bench.errors import BenchError, Failed, Unavailable, Unsupported, UsageError
+from bench.errors import BUILD_AGAIN, BenchError, Failed, Unavailable, Unsupported, UsageError
 from bench.jobs import Measured, Problem
 from bench.plan import LeftOut, Plan, Request
 from bench.progress import Quiet
@@ -649,7 +649,8 @@ def test_repetitions_take_turns_with_the_builds_of_a_case(execute, monkeypatch, 
     assert len(workshop.prepared) == len(set(built))
 
 
-STALE = Problem(status="stale", reason="model.plan was built for TensorRT 10.4.0; here it is 10.16.1", log="log")
+WHY = "model.plan was built for TensorRT 10.4.0; here it is 10.16.1"
+STALE = Problem(status="stale", reason=f"{WHY}; {BUILD_AGAIN}", log="log")
 
 
 def test_a_stale_engine_is_made_again_and_measured(execute):
@@ -658,7 +659,7 @@ def test_a_stale_engine_is_made_again_and_measured(execute):
     assert [(record.status, record.repetition) for record in found] == [("ok", 0), ("ok", 1), ("ok", 2)]
     assert workshop.discarded == [ENGINE.path]
     assert len(workshop.prepared) == 2
-    assert f"{case('A').key}: the engine is made again, since {STALE.reason}" in steps.lines
+    assert f"{case('A').key}: the engine is made again, since {WHY}" in steps.lines
 
 
 def test_an_engine_that_stays_stale_is_a_failure(execute):

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
     Arrays = list[np.ndarray[Any, Any]]
 
+#: how many engines of TensorRT are made of a case: between kernels of nearly one speed the noise of the builder's own
+#: timing decides
+BUILDS = 3
 KNOWN = ("paddle", "paddle_tensorrt", "onnxruntime", "openvino", "tensorrt", "paddle_lite", "simulated")
 
 
@@ -331,6 +334,12 @@ def on_this_gpu(setup: Setup) -> dict[str, str]:
 def system() -> str:
     """Engines are tied to it, too: for example "Linux x86_64"."""
     return f"{platform.system()} {platform.machine()}"
+
+
+def contents(folder: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of the last change, in ns, of each file, by its place in the folder."""
+    facts = {path.relative_to(folder).as_posix(): path.stat() for path in folder.rglob("*") if path.is_file()}
+    return {name: (fact.st_size, fact.st_mtime_ns) for name, fact in facts.items()}
 
 
 def as_published(backend: BaseBackend, options: Mapping[str, str]) -> dict[str, str]:

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bench.backends import BaseBackend, Session, Setup, on_this_gpu, whole
+from bench.backends import BUILDS, BaseBackend, Session, Setup, contents, on_this_gpu, whole
 from bench.catalog import HardwareProfile
-from bench.errors import EXPORT_AGAIN, BenchError, Failed, Stale, Unavailable, Unsupported, last_line
+from bench.errors import BUILD_AGAIN, EXPORT_AGAIN, BenchError, Failed, Stale, Unavailable, Unsupported, last_line
 from bench.gpu import causes
 from bench.overhear import standard_error
 from bench.paddle_api import Configuration, Export, Paddle, Predictor
@@ -39,14 +39,13 @@ from bench.paddle_inference import (
     versions_of,
 )
 from bench.schema import Frozen, Interval, Validity
+from bench.streams import INFERENCE, REPLAY
 
 if TYPE_CHECKING:
     from bench.backends import Arrays
 
 #: networks are made without strong typing, so that TensorRT chooses types by itself where it may
 TYPING = "weak"
-#: how many engines are made of a case, as the kernels that TensorRT picks differ from build to build
-BUILDS = 3
 #: options that an engine doesn't depend on
 OF_SESSIONS = {"copies"}
 WORKSPACE_BYTES = 1 << 30
@@ -115,11 +114,10 @@ class TensorRtSession(GpuPredictor, Session):
         meanings = super().semantics()
         if not self._replays:
             return meanings
-        replay = "one replay of a CUDA graph of the whole batch's inference"
         return {
-            "compute": f"{replay}, inputs and outputs on the GPU",
-            "end_to_end": meanings["end_to_end"].replace("one inference of the whole batch", replay),
-            "device": f"{replay}, between two events on its stream, without copies",
+            "compute": f"{REPLAY}, inputs and outputs on the GPU",
+            "end_to_end": meanings["end_to_end"].replace(INFERENCE, REPLAY),
+            "device": f"{REPLAY}, between two events on its stream, without copies",
         }
 
     def effective(self) -> dict[str, Any]:
@@ -381,23 +379,17 @@ def _with_engines(config: Configuration, engine: Path, setup: Setup) -> tuple[Pr
 
 def _of_prepared(engine: Path, setup: Setup) -> tuple[Predictor, Lane, str]:
     """The predictor, its stream, and what was logged. Raises Stale where Paddle made an engine of its own again."""
-    before = _files(engine.parent)
+    before = contents(engine.parent)
     config = config_of(engine)
     lane = Lane(config, setup.options["copies"])
     predictor, log = _with_engines(config, engine, setup)
-    if BUILT in log or _files(engine.parent) != before:
+    if BUILT in log or contents(engine.parent) != before:
         raise Stale(
             f"the engines of TensorRT beside {engine.name} are not for what is here",
             "Paddle made new ones",
-            "remove their folder from bench's cache (BENCH_CACHE); the next run builds them again",
+            BUILD_AGAIN,
         )
     return predictor, lane, log
-
-
-def _files(folder: Path) -> dict[str, tuple[int, int]]:
-    """Size and time of change of each, by where it is."""
-    files = {str(file.relative_to(folder)): file.stat() for file in folder.rglob("*") if file.is_file()}
-    return {name: (found.st_size, found.st_mtime_ns) for name, found in files.items()}
 
 
 def _collect_shapes(engine: Path, setup: Setup) -> None:
@@ -520,6 +512,6 @@ def _took_nothing(setup: Setup) -> BenchError:
 def _facts(engine: Path) -> Built:
     try:
         return msgspec.json.decode((engine.parent / FACTS).read_bytes(), type=Built)
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         found = f"{FACTS} beside it is missing or damaged"
-        raise Stale(f"{engine.name} is no engine of bench", found, EXPORT_AGAIN) from error
+        raise Stale(f"{engine.name} is no engine of bench", found, BUILD_AGAIN) from error

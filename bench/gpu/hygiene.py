@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from bench.errors import GPU_LOST
 from bench.gpu.nvml import Facts, State
 from bench.gpu.selection import Capability, Gpu, disable_mig
 from bench.schema import Frozen, Validity
@@ -102,8 +103,8 @@ def _unwatched(watch: Watch) -> Iterator[Finding]:
     elif not watch.seen("sm_clock_mhz") and not watch.seen("events"):
         why = watch.during[-1].missing.get("sm_clock_mhz", "") if watch.during else "no sample is of that time"
         yield "unwatched", f"nothing is known of the GPU's clocks while it was timed: {why}"
-    if any(state.lost for state in watch.during):
-        yield "unreliable", "the driver lost the GPU"
+    if any(state.lost for state in (*watch.during, watch.after.state)):
+        yield "unreliable", GPU_LOST
 
 
 def _events(watch: Watch) -> Iterator[Finding]:

@@ -322,7 +322,7 @@ def _libraries(name: str) -> str:
 def _unversioned(name: str, folders: str) -> tuple[str, ...]:
     """Names as development packages have them, by which Paddle loads: Paddle, paddle/phi/backends/dynload."""
     return (
-        "# Paddle asks for libcudnn.so, libnvinfer.so and so on, and the packages have libcudnn.so.8 alone",
+        "# Paddle asks for names without a version, such as libnvinfer.so, and the packages have those with one alone",
         f'for file in {_packages(name)}/{folders}/lib*.so.*; do ln -sf "$file" "${{file%%.so.*}}.so"; done',
     )
 

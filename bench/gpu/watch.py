@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any, NamedTuple, TypeVar
 
-from bench.errors import Unavailable
+from bench.errors import GPU_LOST, Unavailable
 from bench.gpu import hygiene, nvml
 from bench.gpu.hygiene import LIMITS, Look, Work
 from bench.gpu.nvml import Nvml, Sampler, State
@@ -79,7 +79,8 @@ class Watch:
     def judge(self, span: Span) -> tuple[dict[str, Any], tuple[Validity, ...]]:
         """What goes on record of the time that was sampled, and the reasons to distrust it."""
         if not self.before or not self.after:
-            return {}, (Validity("unwatched", self.failure),)
+            lost = (Validity("unreliable", GPU_LOST),) if self.lost else ()
+            return {}, (Validity("unwatched", self.failure), *lost)
         during = [state for start, end in span.windows_ns for state in hygiene.within(self.states, start, end)]
         work = Work(frozenset({span.pid}), span.copies, self.gpu.capability, self.failure)
         found = hygiene.deviations(self.before, during, self.after, LIMITS, work)

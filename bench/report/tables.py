@@ -350,12 +350,13 @@ def laid_out(
 def _coverage(rows: Iterable[Row]) -> list[str]:
     """How sure the intervals are."""
     known = [row for row in rows if row.ci_level is not None]
-    levels = {(row.builds or row.repetitions, bool(row.builds)): percent(row.ci_level or 0) for row in known}
+    levels = {(row.builds or row.repetitions, bool(row.builds)): percent(row.ci_level) for row in known}
     covers = [
         f"{level} from {count} {'builds of the engine' if of_builds else 'processes'}"
         for (count, of_builds), level in sorted(levels.items())
     ]
-    return [f"median: of the processes' medians; [low, high] covers it with {', '.join(covers)}"] if covers else []
+    whose = "processes', or builds'," if any(of_builds for _, of_builds in levels) else "processes'"
+    return [f"median: of the {whose} medians; [low, high] covers it with {', '.join(covers)}"] if covers else []
 
 
 # The front, and all

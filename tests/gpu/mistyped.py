@@ -77,7 +77,7 @@ PAIRS = [
         "cudart.cudaStreamBeginCapture(stream, cudart.cudaMemcpyKind.cudaMemcpyHostToDevice)",
     ),
     ("cudart.cudaStreamNonBlocking", "cudart.cudaStreamNonBlocked"),
-    ("runtime.check(cudart.cudaGetDeviceProperties(0)).totalGlobalMem", "cudart.cudaGetDeviceProperties(0).major"),
+    ("runtime.check(cudart.cudaGetDeviceProperties(0)).major", "cudart.cudaGetDeviceProperties(0).major"),
     ("runtime.check(cudart.cudaMallocHost(1))", "runtime.check(cudart.cudaHostMalloc(1))"),
     # NVML: getters, constants, errors, handles, results
     ("pynvml.nvmlDeviceGetPowerUsage(gpu)", "pynvml.nvmlDeviceGetPowerUse(gpu)"),

@@ -15,7 +15,7 @@ from bench.gpu.causes import cause
 
 def test_the_gpu_is_described_without_being_touched():
     api = FakeCuda()
-    assert Cuda(api).gpu() == Gpu("Tesla T4", "7.5", 16 << 30, driver="12.4", runtime="12.9")
+    assert Cuda(api).gpu() == Gpu("Tesla T4", "7.5", driver="12.4", runtime="12.9")
     assert not {"cudaSetDevice", "cudaMalloc", "cudaStreamCreateWithFlags"} & set(api.calls)
 
 

@@ -256,7 +256,7 @@ def test_a_lost_gpu():
     during = [*load(), State(monotonic_ns=9, lost=True)]
     assert judged(during, failure="the GPU is lost: the driver no longer reaches it") == {
         "unwatched": "the GPU is lost: the driver no longer reaches it",
-        "unreliable": "the driver lost the GPU",
+        "unreliable": "the GPU was lost",
     }
 
 

@@ -524,11 +524,11 @@ def test_opening_leaves_the_entry_as_it_was_where_it_is_now(installed, tensorrt,
     made = installed(version=version)
     setup = setup_of("paddle_tensorrt")
     entry = engine_of(installed, tmp_path, setup).parent.rename(tmp_path / "entry")
-    before = paddle_tensorrt._files(entry)
+    before = backends.contents(entry)
     session = backends.get("paddle_tensorrt").open(entry / installed.source.name, setup)
     session.feed([images()])
     session.run()
-    assert paddle_tensorrt._files(entry) == before
+    assert backends.contents(entry) == before
     config = made.configs[-1]
     assert config.cache == (entry / "engines" if version == "2.6.2" else None)
     session.close()

@@ -31,7 +31,7 @@ FAMILIES = ("MobileNetV1", "MobileNetV2", "MobileNetV3", "PP-LCNet", "PP-LCNetV2
 CARDS = [card.name for card in catalog.cards().values() if card.family in FAMILIES and card.network]
 SMALL = "MobileNetV1_x0_25"
 NO_DRIVER = "cudaError 35: CUDA driver version is insufficient for CUDA runtime version"
-GPU = Gpu("NVIDIA RTX A4000", "8.6", 16 << 30, driver="", runtime="")
+GPU = Gpu("NVIDIA RTX A4000", "8.6", driver="", runtime="")
 
 
 @pytest.fixture(scope="session")

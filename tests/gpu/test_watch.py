@@ -182,7 +182,7 @@ def test_a_driver_that_hangs_is_never_waited_for(monkeypatch, when):
         time.sleep(0.1)
         now = "at last" if when == "at last" else now
     gc.collect()
-    assert time.monotonic() - began < 0.9
+    assert time.monotonic() - began < 4
     answers.set()
     (reason,) = seen.judge(Span([(0, 1)], PID, copies=False))[1]
     assert reason.reason == "unwatched"
@@ -219,15 +219,28 @@ def test_advice_is_of_the_gpu_as_it_is():
 
 def test_what_happened_between_two_intervals_is_not_judged():
     """The second one's warm-up, when clocks may still climb."""
-    events = iter([0, 0, 0x20, 0x20, 0, 0])
+    events, over = iter([0, 0, 0x20, 0x20, 0, 0]), threading.Event()
 
     def state(*_):
-        return next(events, 0)
+        event = next(events, None)
+        if event is None:
+            over.set()
+        return event or 0
 
     with watching(GPU, opened(nvmlDeviceGetCurrentClocksEventReasons=state)) as seen:
-        time.sleep(0.5)
+        assert over.wait(20)
     slow = [each.monotonic_ns for each in seen.states if each.events]
     assert slow
     quiet = [(0, slow[0] - 1), (slow[-1] + 1, time.monotonic_ns())]
     assert seen.judge(Span(quiet, PID, copies=False))[1] == ()
     assert reasons(seen.judge(Span([(0, time.monotonic_ns())], PID, copies=False))) == {"throttled"}
+
+
+def test_a_gpu_that_is_lost_is_unreliable():
+    library = fake.Nvml(nvmlDeviceGetComputeRunningProcesses=[fake.process(PID)])
+    with watching(GPU, partial(nvml.opened, lambda: library)) as seen:
+        library.answers["nvmlDeviceGetPowerUsage"] = library.error("GpuIsLost")
+        time.sleep(0.3)
+    assert seen.lost
+    found = seen.judge(Span([(0, time.monotonic_ns())], PID, copies=False))
+    assert reasons(found) == {"unwatched", "unreliable"}

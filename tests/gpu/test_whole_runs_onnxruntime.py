@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from posed_gpu import COPY_NS, SPAN_NS, V100, WAKING_NS, reasons, samples
+from posed_gpu import COPY_NS, SLACK_NS, SPAN_NS, V100, WAKING_NS, reasons, samples
 
 pytestmark = pytest.mark.runtime
 
@@ -28,7 +28,7 @@ def test_the_intervals_hold_the_time_that_the_gpu_took(pose_ort):
     for interval, more_ns in (("device", 0), ("compute", WAKING_NS), ("end_to_end", WAKING_NS + 2 * COPY_NS)):
         taken = samples(record, interval)
         assert len(taken) == 40
-        assert SPAN_NS + more_ns <= min(taken) < SPAN_NS + more_ns + 400_000
+        assert SPAN_NS + more_ns <= min(taken) < SPAN_NS + more_ns + SLACK_NS
     assert record.parity.max_error < 1e-6
     assert record.effective["compute_nodes"] == {"CUDAExecutionProvider": 1}
     assert record.telemetry["gpu"]["sm_clock_mhz_median"] == 1590

@@ -7,7 +7,7 @@ providers named, the retry in Python, the retry in the middle of a run; and wher
 from collections.abc import Mapping
 from pathlib import Path
 
-from bench.backends import BaseBackend, Session, Setup, complaint, whole
+from bench.backends import BUILDS, BaseBackend, Session, Setup, complaint, whole
 from bench.backends.onnxruntime import cpu, engines, gpu, opening
 from bench.catalog import HardwareProfile
 from bench.errors import EXPORT_AGAIN, Unavailable, Unsupported, UsageError
@@ -16,8 +16,6 @@ from bench.ort_api import Ort
 from bench.schema import Input, Interval
 
 PROVIDERS = {"cpu": opening.CPU, "gpu": opening.CUDA}
-#: between kernels of nearly one speed the noise of TensorRT's own timing decides
-BUILDS = 3
 
 
 class Backend(BaseBackend):

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import msgspec
 
 from bench import ort_api
-from bench.backends import Setup, on_this_gpu
+from bench.backends import Setup, contents, on_this_gpu
 from bench.backends.onnxruntime import opening
-from bench.errors import Failed, Stale
+from bench.errors import BUILD_AGAIN, Failed, Stale
 from bench.schema import Frozen, Precision
 
 #: of an engine, as the cache and `bench/gpu/matrix.py` name it
@@ -28,10 +28,6 @@ BUILT_BY = ("optimization", "tf32", "build")
 #: what the provider says of an engine that is cut off or of another TensorRT, and of such a timing cache
 UNREADABLE = "could not deserialize engine from cache"
 UNUSABLE_TIMINGS = "could not create timing cache"
-BUILD_AGAIN = "remove it from bench's cache (BENCH_CACHE); the next run builds it again"
-
-#: name in the folder → (size, time of the last change in ns)
-Contents = dict[str, tuple[int, int]]
 
 
 class Facts(Frozen, frozen=True):
@@ -168,22 +164,17 @@ def found(model: Path, setup: Setup) -> Place:
 def taken(place: Place, open_: Callable[[], ort_api.Session]) -> ort_api.Session:
     """The session that `open_()` makes of the engines there. Raises Stale where another TensorRT made them, where it
     can't read one, or makes any anew: that writes it, in the same place or under another name."""
-    before = _contents(place.engines)
+    before = contents(place.engines)
     try:
         session = open_()
     except Failed as error:
         if UNREADABLE not in str(error):
             raise
         raise Stale("ONNX Runtime can't read its engine", UNREADABLE, BUILD_AGAIN) from error
-    after = _contents(place.engines)
+    after = contents(place.engines)
     if changed := sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name)):
         raise Stale("ONNX Runtime did not take its engines as they were", f"changed: {', '.join(changed)}", BUILD_AGAIN)
     if (here := opening.tensorrt_version()) != place.tensorrt:
         there, found = (".".join(map(str, version)) or "unknown" for version in (place.tensorrt, here))
         raise Stale(f"the engines were built by TensorRT {there}", f"here it is {found}", BUILD_AGAIN)
     return session
-
-
-def _contents(folder: Path) -> Contents:
-    facts = {str(path.relative_to(folder)): path.stat() for path in folder.rglob("*") if path.is_file()}
-    return {name: (fact.st_size, fact.st_mtime_ns) for name, fact in facts.items()}

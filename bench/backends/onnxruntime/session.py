@@ -18,6 +18,7 @@ from bench.errors import BenchError, Failed, Unavailable, Unsupported
 from bench.gpu import causes
 from bench.schema import Interval, Validity
 from bench.stats import STEADY_GPU_NS
+from bench.streams import INFERENCE, REPLAY
 from bench.synchrony import by_host, sound_or, ungrown, unsynchronised
 
 if TYPE_CHECKING:
@@ -54,7 +55,6 @@ class OrtGpuSession(Session):
         self._feeds: dict[str, Any] = {}
         self._inputs: dict[str, ort_api.Value] = {}
         self._outputs: list[ort_api.Value] = []
-        # The copies of `Session.run` have no fixed addresses, which a graph that was captured needs.
         self._replays = opened.setup.options["cuda_graph"] == "on"
 
     @cached_property
@@ -114,6 +114,7 @@ class OrtGpuSession(Session):
         with self._explained():
             if not self._replays:
                 return list(self._session.run(None, self._feeds))
+            # Its copies would have no fixed addresses, which a graph that was captured needs.
             self._copy_in()
             self._session.run_with_iobinding(self._binding)
             return self.fetch()
@@ -171,11 +172,9 @@ class OrtGpuSession(Session):
         return self._meanings("from pageable memory", "to it")
 
     def _meanings(self, source: str, target: str) -> dict[str, str]:
-        inference = "one inference of the whole batch"
-        replay = "one replay of a CUDA graph of the whole batch's inference"
-        what = replay if self._replays else inference
+        what = REPLAY if self._replays else INFERENCE
         meanings = {"end_to_end": f"copy the inputs in {source}, {what}, copy the outputs out {target}"}
-        return {**meanings, **({"compute": f"{replay}, inputs and outputs on the GPU"} if self._replays else {})}
+        return {**meanings, **({"compute": f"{REPLAY}, inputs and outputs on the GPU"} if self._replays else {})}
 
     def effective(self) -> dict[str, Any]:
         """Where nodes are computed as the graph was divided up; options as the provider gives them back.

@@ -17,7 +17,7 @@ from bench.backends.onnxruntime.session import Opened, OrtGpuSession, numpy_type
 from bench.cuda import Cuda, Handle
 from bench.errors import Failed, Unsupported
 from bench.schema import Interval, Validity
-from bench.streams import Buffer, Events, Inference, insist_on_order, pinned
+from bench.streams import Buffer, Events, Inference, insist_on_order, pinned, stage
 from bench.synchrony import by_host, sound_or, ungrown, unsynchronised
 from bench.timing import Clock
 
@@ -76,11 +76,7 @@ class StreamSession(OrtGpuSession):
         return Buffer(value.data_ptr(), pinned(self._cuda, tuple(value.shape()), type_, self._memory))
 
     def _copy_in(self) -> None:
-        import numpy as np
-
-        for buffer, array in zip(self._sources, self._feeds.values(), strict=True):
-            np.copyto(buffer.array, array, casting="same_kind")
-            buffer.copy_in(self._cuda, self._stream)
+        stage(self._cuda, self._stream, self._sources, self._feeds.values())
 
     def _arrived(self) -> None:
         self._cuda.synchronise(self._stream)
@@ -110,7 +106,6 @@ class StreamSession(OrtGpuSession):
     # Measurement
 
     def _device(self) -> None:
-        self._refuse_device()  # whose time is no part of the span
         self._events.run()
 
     def _waits_inside(self) -> bool:
@@ -139,7 +134,7 @@ class StreamSession(OrtGpuSession):
     def _blank(self) -> None:
         """Zeros on the GPU, in place of the inputs."""
         for buffer in self._sources:
-            self._cuda.clear(buffer.pointer, buffer.array.nbytes, self._stream)
+            buffer.clear(self._cuda, self._stream)
 
     def prepare(self, intervals: Sequence[Interval]) -> None:
         super().prepare(intervals)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bench import cuda
-from bench.backends import BaseBackend, Session, Setup, on_this_gpu, whole
+from bench.backends import BUILDS, BaseBackend, Session, Setup, on_this_gpu, whole
 from bench.backends.tensorrt import plan
 from bench.backends.tensorrt.api import Trt
 from bench.backends.tensorrt.building import Build
@@ -15,8 +15,6 @@ from bench.trtexec.definitions import Version, version
 
 #: whose definitions are taken beside ours; of each major version the newest that they were checked against
 RELEASES = {"trtexec-10": Version(10, 13), "trtexec-11": Version(11, 1)}
-#: between kernels of nearly one speed the noise of the builder's own timing decides
-BUILDS = 3
 #: options that an engine is built by
 BUILT_BY = ("tf32", "strong_typing", "level", "workspace_mib", "build")
 

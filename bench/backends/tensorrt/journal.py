@@ -7,7 +7,17 @@ from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
 
 from bench.backends.tensorrt.api import Logger, Severity, Trt
-from bench.errors import GPU_LOST, RESET_GPU, SMALLER_BATCH, BenchError, Failed, Stale, Unavailable, Unsupported
+from bench.errors import (
+    BUILD_AGAIN,
+    GPU_LOST,
+    RESET_GPU,
+    SMALLER_BATCH,
+    BenchError,
+    Failed,
+    Stale,
+    Unavailable,
+    Unsupported,
+)
 
 KEPT = {"INTERNAL_ERROR", "ERROR", "WARNING"}
 ERRORS = KEPT - {"WARNING"}
@@ -81,7 +91,6 @@ class Known(NamedTuple):
     do: str
 
 
-BUILD_AGAIN = "remove it from the cache; the next run builds it again"
 KNOWN = (
     Known(
         r"Target GPU SM (?P<sm>\d+) is not supported",

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import msgspec
 
-from bench.artifacts import default_root
 from bench.backends import Setup, system
 from bench.backends.tensorrt.api import Trt
 from bench.cuda import Gpu
-from bench.errors import Stale
+from bench.errors import BUILD_AGAIN, Stale
 from bench.schema import Frozen, Precision
 
 PLAN = "model.plan"
@@ -59,26 +58,19 @@ def save(folder: Path, plan: bytes, facts: Facts) -> Path:
 def load(file: Path, trt: Trt, gpu: Gpu, setup: Setup) -> tuple[bytes, Facts]:
     """The plan and its facts. Raises Stale for a file that is not ours or damaged, and for one that fits something
     else than this TensorRT, this GPU and this case."""
-    beside, build_again = facts_file(file), _build_again(file)
+    beside = facts_file(file)
     try:
         facts = msgspec.json.decode(beside.read_bytes(), type=Facts)
         plan = file.read_bytes()
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         found = f"{beside.name} beside it is missing or damaged"
-        raise Stale(f"{file.name} is no engine of bench", found, build_again) from error
+        raise Stale(f"{file.name} is no engine of bench", found, BUILD_AGAIN) from error
     if digest(plan) != facts.plan_sha256:
-        raise Stale(f"{file.name} is damaged", f"it is not what {beside.name} tells of", build_again)
+        raise Stale(f"{file.name} is damaged", f"it is not what {beside.name} tells of", BUILD_AGAIN)
     for what, there, here in _conditions(facts, trt, gpu, setup):
         if there != here:
-            raise Stale(f"{file.name} was built for {what} {there}", f"here it is {here}", build_again)
+            raise Stale(f"{file.name} was built for {what} {there}", f"here it is {here}", BUILD_AGAIN)
     return plan, facts
-
-
-def _build_again(file: Path) -> str:
-    """What to remove: the plan's folder, named from the cache's on, since records get published."""
-    root = default_root()
-    entry = file.parent.relative_to(root) if file.is_relative_to(root) else file.name
-    return f"remove {entry} from bench's cache (BENCH_CACHE); the next run builds it again"
 
 
 def _conditions(facts: Facts, trt: Trt, gpu: Gpu, setup: Setup) -> tuple[tuple[str, object, object], ...]:

@@ -18,7 +18,7 @@ from bench.cuda import Cuda, Gpu, Handle
 from bench.errors import Failed, Unsupported
 from bench.schema import Interval, Measurement, Settings, Validity
 from bench.stats import STEADY_GPU_NS
-from bench.streams import LEAST_BYTES, Buffer, Events, pinned
+from bench.streams import INFERENCE, LEAST_BYTES, REPLAY, Buffer, Events, pinned, stage
 from bench.timing import Clock
 from bench.trtexec.definitions import Defaults, Spans, Version, defaults, queries, select, summary, text
 
@@ -145,11 +145,7 @@ class TensorRtSession(Session):
         self._cuda.synchronise(self._stream)
 
     def _copy_in(self) -> None:
-        import numpy as np
-
-        for buffer, array in zip(self._inputs, self._fed, strict=True):
-            np.copyto(buffer.array, array, casting="same_kind")
-        self._to_gpu(self._stream)
+        stage(self._cuda, self._stream, self._inputs, self._fed)
 
     def _to_gpu(self, stream: Handle) -> None:
         for buffer in self._inputs:
@@ -217,16 +213,13 @@ class TensorRtSession(Session):
         return self._beside
 
     def semantics(self) -> dict[str, str]:
-        """Copies go by pinned memory; and a graph that is replayed is another experiment than enqueuing layer by
-        layer."""
+        """Copies go by pinned memory."""
         if self._graph is None:
-            inference = "one inference of the whole batch"
-            return {"end_to_end": f"copy the inputs in by pinned memory, {inference}, copy the outputs out by it"}
-        replay = "one replay of a CUDA graph of the whole batch's inference"
+            return {"end_to_end": f"copy the inputs in by pinned memory, {INFERENCE}, copy the outputs out by it"}
         return {
-            "compute": f"{replay}, inputs and outputs on the GPU",
-            "end_to_end": f"copy the inputs in by pinned memory, {replay}, copy the outputs out by it",
-            "device": f"{replay}, between two events on its stream, without copies",
+            "compute": f"{REPLAY}, inputs and outputs on the GPU",
+            "end_to_end": f"copy the inputs in by pinned memory, {REPLAY}, copy the outputs out by it",
+            "device": f"{REPLAY}, between two events on its stream, without copies",
         }
 
     def _by_trtexec(self, release: Version) -> dict[str, Any]:
