@@ -21,15 +21,14 @@ ONCE = (
     "tests/test_lite_runner.py",
     "tests/test_homes.py",
 )
-#: real runtimes, but nothing is timed or counted by threads: two at once don't disturb each other
+#: real runtimes, but no threads are counted, and nothing is timed but posed GPUs, which only wait: two at once don't
+#: disturb each other
 UNTIMED = (
     "tests/test_every_card.py",
     "tests/test_weights.py",
     "tests/test_networks.py",
     "tests/test_fusing.py",
-    "tests/gpu/test_onnxruntime_gpu.py",
-    "tests/gpu/test_paddle_gpu.py",
-    "tests/gpu/test_protocols.py",
+    "tests/gpu",
 )
 SUPPORTED = ("3.11", "3.12", "3.13")
 
