@@ -117,10 +117,11 @@ class Session:
 
         `shoot` fires the compute probe beside an interval, and is no part of its latencies.
         """
-        if strange := [interval for interval in settings.intervals if interval not in self.intervals()]:
-            raise Unsupported(f"no interval {', '.join(strange)} here", f"there are {', '.join(self.intervals())}")
+        known = self.intervals()
+        if strange := [interval for interval in settings.intervals if interval not in known]:
+            raise Unsupported(f"no interval {', '.join(strange)} here", f"there are {', '.join(known)}")
         self.prepare(settings.intervals)
-        known, clocks = self.intervals(), self.clocks()
+        clocks = self.clocks()
         samples: dict[Interval, Samples] = {}
         windows: list[tuple[int, int]] = []
         for interval in settings.intervals:

@@ -355,15 +355,22 @@ def _row(key: Key, records: list[Record], card: ModelCard | None) -> Row:
     )
 
 
-def _independent(pool: list[Repetition]) -> list[list[int]]:
+def _independent(pool: list[Repetition]) -> list[Sequence[int]]:
     """The samples of each process; where there are several builds of an engine, of each build, as those differ by more
     than the processes of one, which would make the interval of the median too narrow."""
-    builds: dict[str, list[int]] = {}
-    for repetition in pool:
-        artifact = repetition.record.artifact
-        build = artifact.sha256 if artifact and "build" in repetition.record.requested else ""
-        builds.setdefault(build, []).extend(repetition.samples.samples_ns)
-    return list(builds.values()) if len(builds) > 1 else [list(repetition.samples.samples_ns) for repetition in pool]
+    samples: list[Sequence[int]] = [repetition.samples.samples_ns for repetition in pool]
+    builds = [_build(repetition.record) for repetition in pool]
+    if len(set(builds)) < 2:
+        return samples
+    together: dict[str, list[int]] = {}
+    for build, of_one in zip(builds, samples, strict=True):
+        together.setdefault(build, []).extend(of_one)
+    return list(together.values())
+
+
+def _build(record: Record) -> str:
+    """The hash of the build that was run; "" where there are not several."""
+    return record.artifact.sha256 if record.artifact and "build" in record.requested else ""
 
 
 LATENCY = ("latency_ms", "ci_low_ms", "ci_high_ms", "ci_level", "p90_ms", "p99_ms", "min_ms", "mean_ms", "throughput")

@@ -157,7 +157,7 @@ class OrtGpuSession(Session):
 
     def _unproven(self) -> Iterator[Validity]:
         setup = self._opened.setup
-        by_itself = opening.wanted(setup) == opening.TENSORRT and self._typing() != "strong"
+        by_itself = opening.wanted(setup) == opening.TENSORRT and self._typing != "strong"
         if by_itself and setup.case.precision == "fp16":
             yield Validity("unwatched", "ONNX Runtime doesn't tell which layers TensorRT computes in fp16, if any")
 
@@ -194,11 +194,12 @@ class OrtGpuSession(Session):
         if wanted == opening.CUDA:
             facts["tf32"] = given_back.get("use_tf32") not in ("0", None)
             return facts | self._precision()
-        version, typing = opening.tensorrt_version(), self._typing()
+        version, typing = opening.tensorrt_version(), self._typing
         facts |= {"tensorrt": ".".join(map(str, version))} if version else {}
         facts |= {"typing": typing} if typing else {}
         return facts | (self._precision() if typing == "strong" else {})
 
+    @cached_property
     def _typing(self) -> str:
         """Who chose the types of a network in TensorRT: "weak" where that did by itself, "strong" where the graph; ""
         where that is not known.
